@@ -1,0 +1,1 @@
+"""Agent memory that retrieves and learns."""

@@ -1,0 +1,140 @@
+"""What answers prompts: the protocol every inference backend implements, and its value types."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One chat message."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to generate.
+
+    ``adapter`` is the name of a loaded adapter, None the base model. ``temperature`` 0 means greedy. ``stop`` ends the
+    text before the first of these strings. Requests that share their leading messages (the same long context) may
+    be computed once for all; say so with ``shared_prefix``, the number of leading messages that are shared.
+    """
+
+    messages: tuple[Message, ...]
+    adapter: str | None = None
+    max_new_tokens: int = 64
+    temperature: float = 0.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    shared_prefix: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One generated token; ``entropy`` is of the next-token distribution it was taken from, in nats."""
+
+    id: int
+    text: str
+    logprob: float
+    entropy: float
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What was generated. ``seconds`` is the wall time of the batch that this request ran in."""
+
+    text: str
+    tokens: tuple[Token, ...]
+    prompt_tokens: int
+    finish_reason: Literal["stop", "length"]
+    adapter: str | None
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of a stream; the last one has ``generation`` set."""
+
+    text: str
+    generation: Generation | None = None
+
+
+class CanaryPrompt(BaseModel):
+    """One prompt of a fingerprint: the prompt's token ids, and the log-probabilities of fixed answer tokens."""
+
+    model_config = ConfigDict(frozen=True)
+
+    prompt: tuple[tuple[str, str], ...]
+    """(role, content) pairs."""
+    answer: str
+    """The text that is scored."""
+    adapter_logprobs: tuple[float, ...]
+    """Of each token of ``answer`` with the adapter on."""
+    base_logprobs: tuple[float, ...]
+    """The same with the adapter off."""
+
+
+class Fingerprint(BaseModel):
+    """How an adapter answered when it was trained, to prove after each load that this adapter is live.
+
+    A loaded adapter matches when the mean absolute difference of its token log-probabilities from
+    ``adapter_logprobs`` is at most ``tolerance`` nats, and it must be nearer to the adapter's than to the base's.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    canaries: tuple[CanaryPrompt, ...]
+    tolerance: float
+    """Mean absolute difference that dtype and batching explain, nats a token."""
+    margin: float
+    """Mean absolute difference between adapter and base over all canary tokens, nats a token."""
+
+
+class InferenceBackend(Protocol):
+    """Generates and scores text with a base model and any number of LoRA adapters.
+
+    Raises everywhere: AdapterNotLoaded, PromptTooLong, BackendUnavailable.
+    """
+
+    @property
+    def base_model(self) -> str:
+        """The base model's identity: name and revision."""
+        ...
+
+    async def generate(self, requests: Sequence[Request]) -> list[Generation]:
+        """Answers in the order of the requests; requests of different adapters run in one batch where possible."""
+        ...
+
+    def stream(self, request: Request) -> AsyncIterator[Chunk]:
+        """Text as it is generated; closing the iterator stops the generation."""
+        ...
+
+    async def score(self, request: Request, completions: Sequence[str]) -> list[tuple[float, ...]]:
+        """Log-probability of each token of each completion after the request's prompt."""
+        ...
+
+    async def load_adapter(self, name: str, path: Path, fingerprint: Fingerprint | None = None) -> None:
+        """Load PEFT files under a name that is not in use, and prove with the fingerprint that they are live.
+
+        Raises:
+            CanaryMismatch: the adapter is unloaded again, so that it never answers.
+            AdapterDamaged: files are missing or do not fit the base model.
+        """
+        ...
+
+    async def unload_adapter(self, name: str) -> None:
+        """Waits for the requests that use it. Raises AdapterNotLoaded."""
+        ...
+
+    async def adapters(self) -> list[str]: ...
+
+    async def count_tokens(self, texts: Sequence[str]) -> list[int]: ...
+
+    async def close(self) -> None: ...

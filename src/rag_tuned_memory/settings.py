@@ -1,0 +1,48 @@
+"""Settings, in one place: RTM_* environment variables, or arguments of the same names.
+
+``RTM_HOME`` holds everything that is not told otherwise: models, the embedded store, adapters and runs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """What can be set; each field is also the environment variable ``RTM_<FIELD>``."""
+
+    model_config = SettingsConfigDict(env_prefix="RTM_", extra="forbid", frozen=True)
+
+    home: Path = Field(default_factory=lambda: Path.home() / ".local" / "share" / "rag-tuned-memory")
+    cache: Path = Field(default_factory=lambda: Path.home() / ".cache" / "rag-tuned-memory")
+    """Models that can be pulled again."""
+    store: str = ""
+    """The episode store's URL; empty means ``sqlite:///<home>/memory.db``."""
+    model: str = "SmolLM2-135M-Instruct"
+    """The base model: a name that ``rtm pull`` knows, or a folder."""
+    embedder: str = "all-MiniLM-L6-v2"
+    """The embedding model: a name that ``rtm pull`` knows, a folder, or ``hashing`` (no weights, for tests)."""
+    max_step_bytes: int = Field(default=1_000_000, gt=0)
+    """A step larger than this (UTF-8 bytes of its JSON) is rejected."""
+    teacher_url: str | None = None
+    """Base URL of an OpenAI-compatible endpoint that writes further questions; none by default."""
+    teacher_model: str | None = None
+    teacher_key: str | None = Field(default=None, repr=False)
+
+    @property
+    def store_url(self) -> str:
+        """The store's URL with the default filled in."""
+        return self.store or f"sqlite:///{self.home / 'memory.db'}"
+
+    @property
+    def adapters_dir(self) -> Path:
+        """Where the adapter registry lives."""
+        return self.home / "adapters"
+
+    @property
+    def runs_dir(self) -> Path:
+        """Where distillation runs keep datasets, checkpoints and reports."""
+        return self.home / "runs"
