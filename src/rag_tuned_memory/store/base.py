@@ -135,9 +135,7 @@ class EpisodeStore(Protocol):
         """Raises TrajectoryNotFound."""
         ...
 
-    def scan(
-        self, namespace: str, *, after: int = 0, where: Filter = NO_FILTER
-    ) -> AsyncIterator[StoredTrajectory]:
+    def scan(self, namespace: str, *, after: int = 0, where: Filter = NO_FILTER) -> AsyncIterator[StoredTrajectory]:
         """All trajectories with ``sequence > after``, in order of sequence, streamed in pages."""
         ...
 
@@ -165,6 +163,14 @@ class EpisodeStore(Protocol):
     async def namespaces(self) -> list[str]: ...
 
     async def stats(self, namespace: str) -> StoreStats: ...
+
+    async def get_meta(self, namespace: str, key: str) -> str | None:
+        """A small value that another part keeps beside the episodes (a watermark, a date); None when there is none."""
+        ...
+
+    async def set_meta(self, namespace: str, key: str, value: str | None) -> None:
+        """Keep it; None removes it."""
+        ...
 
     async def check(self) -> list[str]:
         """Problems found, each a sentence with its remedy; empty when all is well."""
