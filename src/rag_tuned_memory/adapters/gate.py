@@ -86,7 +86,7 @@ def _judge(metric: str, value: float | None, threshold: float) -> Verdict:
     if value is None:
         problem = "was not measured"
     elif not math.isfinite(value):
-        problem, value = f"is {value}, which is no usable number", None
+        problem, value = f"is {str(value).replace('nan', 'NaN')}, which is no usable number", None
     elif not measure.low <= value <= measure.high:
         problem = f"is {value:.4g}, which it cannot be: it was measured wrongly"
     else:

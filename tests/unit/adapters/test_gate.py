@@ -40,7 +40,7 @@ def test_accepts_when_all_thresholds_are_met() -> None:
         ("perplexity_ratio", 0.0, "Growth of perplexity on general text is 0, which it cannot be: "),
         ("perplexity_ratio", -math.inf, "is -inf, which is no usable number"),
         ("unique_answers", math.inf, "is inf, which is no usable number"),
-        ("abstention", math.nan, "Abstention on unknown entities is nan, which is no usable number."),
+        ("abstention", math.nan, "Abstention on unknown entities is NaN, which is no usable number."),
     ],
 )
 def test_one_bad_figure_rejects_and_the_sentence_says_why(metric: str, bad: float, sentence: str) -> None:

@@ -363,7 +363,7 @@ def test_no_space_left_changes_nothing(
     for number in (1, 2, 3, 4):
         for attempt in (lambda: registry.promote(two, "test"), lambda: registry.register("alice", run, draft())):
             failing_at(number)
-            with pytest.raises(StoreFull, match="no space is left.*as it was"):
+            with pytest.raises(StoreFull, match=r"no space is left.*as it was"):
                 attempt()
             monkeypatch.setattr(os, "fsync", real)
             assert snapshot() == before

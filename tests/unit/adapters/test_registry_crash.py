@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -87,7 +88,7 @@ def test_promotion_killed_at_every_step_happens_whole_or_not_at_all(
         assert serving is not None
         other = names[1 - names.index(serving.name)]
         lines = sum(len(registry.history(name)) for name in names)
-        killed = killed_at(step, lambda name=other: registry.promote(name, f"step {step}"))  # type: ignore[misc]
+        killed = killed_at(step, partial(registry.promote, other, f"step {step}"))
         states = {name: registry.state(name) for name in names}
         happened = states[other] is State.SERVING
         assert sorted(states.values()) == [State.RETIRED, State.SERVING]

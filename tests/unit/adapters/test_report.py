@@ -90,7 +90,7 @@ def test_the_decision_and_its_reasons_come_first(write: Callable[..., Any]) -> N
     assert page.text.index("Rejected") < page.text.index("Measured against the thresholds")
     assert "misses 7 of the 7 thresholds" in page.text
     assert "Recall of local facts is 0.50; it must be at least 0.85." in page.text
-    assert "Recall of global facts is nan, which is no usable number." in page.text
+    assert "Recall of global facts is NaN, which is no usable number." in page.text
     assert data["accepted"] is False
     assert data["metrics"] == {"local_recall": 0.5, "global_recall": None}
     assert [reason["passed"] for reason in data["reasons"]] == [False] * 7

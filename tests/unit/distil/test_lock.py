@@ -93,7 +93,7 @@ def test_an_unreadable_holder_file_does_not_hide_that_it_is_busy(tmp_path: Path)
 
 def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(DistilError, match="cannot be written.*RTM_HOME"):
+    with pytest.raises(DistilError, match=r"cannot be written.*RTM_HOME"):
         RunLock(tmp_path / "file", "a").acquire()
     with pytest.raises(InvalidNamespace):
         RunLock(tmp_path, " ")
