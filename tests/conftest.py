@@ -22,3 +22,14 @@ def recorded_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no recorded data in {folder}: set RTM_TEST_DATA to the folder that holds it")
     return folder
+
+
+@pytest.fixture(scope="session")
+def models_cache() -> Path:
+    """A cache that holds both default models; they are pulled once and kept, in RTM_CACHE or ``build``."""
+    from rag_tuned_memory.models import CATALOG, pull
+
+    cache = Path(os.environ.get("RTM_CACHE") or REPOSITORY / "build")
+    for name in CATALOG:
+        pull(name, cache=cache)
+    return cache
