@@ -14,7 +14,7 @@ from typing import Protocol
 from pydantic import BaseModel, ConfigDict
 
 from rag_tuned_memory.embedding.base import EmbedderIdentity, Vectors
-from rag_tuned_memory.trajectory import StepKind, Time, Trajectory
+from rag_tuned_memory.trajectory import Outcome, StepKind, Time, Trajectory
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +105,18 @@ class StoredTrajectory:
     content_hash: str
 
 
+@dataclass(frozen=True, slots=True)
+class Heading:
+    """What is said of a trajectory above its passages, without reading all of it."""
+
+    trajectory_id: str
+    goal: str
+    outcome: Outcome
+    time: datetime | None
+    source: str
+    content_hash: str
+
+
 class EpisodeStore(Protocol):
     """Keeps trajectories and finds passages.
 
@@ -150,6 +162,18 @@ class EpisodeStore(Protocol):
 
     async def passages(self, namespace: str, trajectory_id: str) -> list[Passage]:
         """All passages of one trajectory in reading order; empty when there is none."""
+        ...
+
+    async def passages_at(self, namespace: str, keys: Sequence[tuple[str, int, int]]) -> list[Passage]:
+        """The passages with these keys (trajectory id, step, chunk), ordered by key; those not there are left out."""
+        ...
+
+    async def headings(self, namespace: str, trajectory_ids: Sequence[str]) -> dict[str, Heading]:
+        """Headings by trajectory id; ids that are not there are left out."""
+        ...
+
+    async def embedder(self, namespace: str) -> EmbedderIdentity | None:
+        """Whose vectors the namespace holds; None while it holds none."""
         ...
 
     async def mentions(self, namespace: str, phrase: str) -> int:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from typing import Any
 
 import apsw
 from pydantic import ValidationError
 
+from rag_tuned_memory.embedding.base import EmbedderIdentity
 from rag_tuned_memory.errors import TrajectoryNotFound
-from rag_tuned_memory.store.base import Filter, Passage, StoredTrajectory, StoreStats
+from rag_tuned_memory.store.base import Filter, Heading, Passage, StoredTrajectory, StoreStats
 from rag_tuned_memory.store.sqlite import filters
 from rag_tuned_memory.store.sqlite.failures import corrupt
 from rag_tuned_memory.store.sqlite.rows import PASSAGE_COLUMNS, moment, passage, rows, value
-from rag_tuned_memory.trajectory import StepKind, Trajectory, describe
+from rag_tuned_memory.trajectory import Outcome, StepKind, Trajectory, describe
 
 _COLUMNS = "t.name, t.json, t.sequence, t.recorded_at, t.content_hash"
 
@@ -73,6 +76,49 @@ def passages(db: apsw.Connection, namespace: str, trajectory_id: str) -> list[Pa
         (namespace, trajectory_id),
     )
     return [passage(trajectory_id, row) for row in found]
+
+
+def passages_at(db: apsw.Connection, namespace: str, keys: Sequence[tuple[str, int, int]]) -> list[Passage]:
+    """The passages with these keys (trajectory id, step, chunk), ordered by key."""
+    found = rows(
+        db,
+        # CROSS JOIN keeps the order: each key is looked up in the unique indexes
+        f"SELECT t.name, {PASSAGE_COLUMNS} FROM json_each(?) j CROSS JOIN trajectories t ON t.name = j.value ->> 0"
+        " AND t.namespace = (SELECT id FROM namespaces WHERE name = ?)"
+        " CROSS JOIN passages p ON p.trajectory = t.id AND p.step = j.value ->> 1 AND p.chunk = j.value ->> 2"
+        " ORDER BY t.name, p.step, p.chunk",
+        (json.dumps(sorted(set(keys))), namespace),
+    )
+    return [passage(name, columns) for name, *columns in found]
+
+
+def headings(db: apsw.Connection, path: str, namespace: str, trajectory_ids: Sequence[str]) -> dict[str, Heading]:
+    """Headings by trajectory id, read from the stored JSON without building the trajectory."""
+    found = rows(
+        db,
+        "SELECT t.name, t.json ->> 'goal', t.json -> 'outcome', t.time, t.source, t.content_hash FROM json_each(?) j"
+        " CROSS JOIN trajectories t ON t.name = j.value"
+        " AND t.namespace = (SELECT id FROM namespaces WHERE name = ?)",
+        (json.dumps(sorted(set(trajectory_ids))), namespace),
+    )
+    try:
+        return {
+            name: Heading(name, goal or "", Outcome.model_validate_json(outcome or "{}"), moment(time), source, hashed)
+            for name, goal, outcome, time, source, hashed in found
+        }
+    except ValidationError as error:
+        raise corrupt(path, f"the outcome of a trajectory cannot be read ({describe(error)})") from error
+
+
+def embedder(db: apsw.Connection, namespace: str) -> EmbedderIdentity | None:
+    """Whose vectors the namespace holds; None while it holds none."""
+    found = value(
+        db,
+        "SELECT embedder FROM namespaces n WHERE name = ?"
+        " AND EXISTS (SELECT 1 FROM passages p WHERE p.namespace = n.id)",
+        (namespace,),
+    )
+    return None if found is None else EmbedderIdentity.model_validate_json(found)
 
 
 def namespaces(db: apsw.Connection) -> list[str]:

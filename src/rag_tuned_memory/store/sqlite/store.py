@@ -14,7 +14,7 @@ import apsw
 
 from rag_tuned_memory.embedding.base import EmbedderIdentity, Vectors
 from rag_tuned_memory.errors import InvalidInput, StoreCorrupt
-from rag_tuned_memory.store.base import NO_FILTER, Candidate, Filter, Passage, StoredTrajectory, StoreStats
+from rag_tuned_memory.store.base import NO_FILTER, Candidate, Filter, Heading, Passage, StoredTrajectory, StoreStats
 from rag_tuned_memory.store.sqlite import integrity, reading, search, writing
 from rag_tuned_memory.store.sqlite.connection import MEMORY, Pool
 from rag_tuned_memory.trajectory import Trajectory, validate_namespace
@@ -100,6 +100,21 @@ class SqliteStore:
         """All passages of one trajectory in reading order; empty when there is none."""
         validate_namespace(namespace)
         return await self._read(lambda db: reading.passages(db, namespace, trajectory_id))
+
+    async def passages_at(self, namespace: str, keys: Sequence[tuple[str, int, int]]) -> list[Passage]:
+        """The passages with these keys (trajectory id, step, chunk), ordered by key; those not there are left out."""
+        validate_namespace(namespace)
+        return await self._read(lambda db: reading.passages_at(db, namespace, keys))
+
+    async def headings(self, namespace: str, trajectory_ids: Sequence[str]) -> dict[str, Heading]:
+        """Headings by trajectory id; ids that are not there are left out."""
+        validate_namespace(namespace)
+        return await self._read(lambda db: reading.headings(db, self.path, namespace, trajectory_ids))
+
+    async def embedder(self, namespace: str) -> EmbedderIdentity | None:
+        """Whose vectors the namespace holds; None while it holds none."""
+        validate_namespace(namespace)
+        return await self._read(lambda db: reading.embedder(db, namespace))
 
     async def mentions(self, namespace: str, phrase: str) -> int:
         """In how many trajectories the exact phrase occurs (case-insensitive, whole words)."""
