@@ -73,8 +73,8 @@ def _plain(record: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "source": "openai-chat",
         "source_id": None if identifier is None else str(identifier),
-        "goal": _goal(messages),
         "steps": _steps(messages, "messages"),
+        "goal": _goal(messages),
         "metadata": {**metadata, **_system_prompt(messages)},
     }
 
@@ -90,8 +90,8 @@ def _tau_bench(record: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "source": "tau-bench",
         "source_id": f"task {task} trial {trial}",
-        "goal": _goal(messages),
         "steps": _steps(messages, "traj"),
+        "goal": _goal(messages),
         "outcome": {"success": reward == 1.0, "score": reward},
         "started_at": _told_time(messages),
         "metadata": {"task_id": task, "trial": trial, **_system_prompt(messages)},
