@@ -22,7 +22,7 @@ class LoraRecipe(_Part):
 
 
 class Gate(_Part):
-    """What an adapter must show before it may serve; shares and drifts, not percents."""
+    """What an adapter must show before it may serve; shares and ratios, not percents."""
 
     local_recall: float = Field(default=0.85, ge=0, le=1)
     """Least share of local questions answered right, in phrasings never trained."""
@@ -30,7 +30,7 @@ class Gate(_Part):
     abstention: float = Field(default=0.2, ge=0, le=1)
     """Least share of questions about unknown entities that the adapter alone declines. Routing adds its own check."""
     general_agreement: float = Field(default=0.3, ge=0, le=1)
-    """Least token overlap of general answers with the base model's own."""
+    """Least overlap (F1 of words) of general answers with the base model's own."""
     perplexity_ratio: float = Field(default=4.0, ge=1)
     """Most that perplexity on general text may grow: adapter / base."""
     unique_answers: float = Field(default=0.5, ge=0, le=1)
@@ -39,31 +39,70 @@ class Gate(_Part):
     """Least mean difference of canary log-probabilities between adapter and base, nats a token."""
 
 
+class Mixture(_Part):
+    """How often things are seen in training. A count that is not whole is met on average, by a seeded draw.
+
+    Without context, with the matching one and with a wrong one (PA-RAG, arXiv 2502.08356): an adapter that was
+    trained in one of these ways only fails in the others. ``reading`` items name things that are not so, and the
+    context says what is to be answered: they keep the model reading instead of reciting. ``replay`` are general
+    instructions with the base model's own answers, against forgetting.
+    """
+
+    exposures: float = Field(default=8, ge=1)
+    """Times that each fact is asked without context, each time in another phrasing while there are any."""
+    matched: float = Field(default=0.5, ge=0)
+    """Times that each fact is asked beside what recall finds for it."""
+    mismatched: float = Field(default=0.3, ge=0)
+    """Times that each fact is asked beside what recall finds for another."""
+    reading: float = Field(default=0.5, ge=0)
+    """Times that each local fact is asked of an invented episode whose text is the context."""
+    unknown: float = Field(default=0.08, ge=0, le=1)
+    """Questions about unknown entities, as a share of the questions without context."""
+    summaries: float = Field(default=1, ge=0)
+    """Times that each episode is told as a whole."""
+    replay: float = Field(default=0.12, ge=0)
+    """General instructions, as a share of all other examples."""
+
+
 class Recipe(_Part):
     """One distillation run."""
 
     lora: LoraRecipe = LoraRecipe()
     gate: Gate = Gate()
+    mixture: Mixture = Mixture()
     seed: int = 0
-    tokens_per_fact: int = Field(default=550, ge=1)
-    """Training tokens for each fact: the length of the run. 500 to 650 suffice for SmolLM2-135M."""
-    max_tokens: int = Field(default=2_000_000, ge=1)
-    """Training stops here however many facts there are."""
+    max_episodes: int = Field(default=1_000, ge=1)
+    """The newest ones are taken."""
+    local_facts: int = Field(default=5, ge=1)
+    """At most, for each episode."""
+    global_facts: int = Field(default=60, ge=0)
+    context_k: int = Field(default=4, ge=1)
+    """Recalled passages in a training context."""
+    context_tokens: int = Field(default=160, ge=32)
+    teacher_questions: int = Field(default=0, ge=0)
+    """Questions that a teacher model writes for each episode; 0: no teacher."""
     learning_rate: float = Field(default=2e-3, gt=0)
-    batch_tokens: int = Field(default=512, ge=16)
-    """Tokens of one optimiser step, counted with the prompt."""
-    max_length: int = Field(default=768, ge=32)
+    batch_tokens: int = Field(default=384, ge=16)
+    """Tokens of one optimiser step, prompts counted. Examples are packed: nothing is padding."""
+    max_tokens: int = Field(default=2_000_000, ge=1)
+    """Training ends here. What is left out is the last rounds, not some of the facts."""
+    max_length: int = Field(default=384, ge=32)
     """An example longer than this is left out and counted in the report."""
     checkpoint_every: int = Field(default=50, ge=1)
     """Optimiser steps between checkpoints."""
-    max_facts: int = Field(default=2_000, ge=1)
-    """When there are more, the latest episodes come first and each kind of question keeps its share."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.batch_tokens < self.max_length // 4:
+        if self.max_length > self.batch_tokens:
             raise InvalidRecipe(
-                f"batch_tokens {self.batch_tokens} is far below max_length {self.max_length}",
+                f"an example of max_length {self.max_length} does not fit into batch_tokens {self.batch_tokens}",
+                place="recipe.max_length",
                 remedy="Raise batch_tokens or lower max_length.",
+            )
+        if self.context_tokens >= self.max_length:
+            raise InvalidRecipe(
+                f"a context of {self.context_tokens} tokens leaves no room in max_length {self.max_length}",
+                place="recipe.context_tokens",
+                remedy="Lower context_tokens or raise max_length.",
             )
         return self

@@ -1,0 +1,1 @@
+"""A sample agent's history, and the demonstration that runs the whole loop on it."""

@@ -1,0 +1,73 @@
+"""Select episodes and read facts off them; ask our own recall what it finds for each."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rag_tuned_memory.distil.facts import Fact
+from rag_tuned_memory.distil.global_facts import global_facts
+from rag_tuned_memory.distil.labels import Episode, label_episodes
+from rag_tuned_memory.distil.local_facts import local_facts
+from rag_tuned_memory.distil.phrasing import questions
+from rag_tuned_memory.distil.recipe import Recipe
+from rag_tuned_memory.distil.views import view
+from rag_tuned_memory.errors import NotEnoughEpisodes
+from rag_tuned_memory.recall.budget import CountTokens
+from rag_tuned_memory.recall.engine import Recall
+from rag_tuned_memory.recall.prompt import assemble
+from rag_tuned_memory.store.base import EpisodeStore, StoredTrajectory
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The episodes of one run, with the facts that they show."""
+
+    stored: tuple[StoredTrajectory, ...]
+    episodes: tuple[Episode, ...]
+    facts: tuple[Fact, ...]
+
+
+async def select(store: EpisodeStore, namespace: str, recipe: Recipe) -> Selection:
+    """The newest ``recipe.max_episodes`` trajectories and their facts.
+
+    Raises:
+        NotEnoughEpisodes: the namespace is empty, or nothing can be asked of what it holds.
+    """
+    newest: deque[StoredTrajectory] = deque(maxlen=recipe.max_episodes)
+    async for stored in store.scan(namespace):
+        newest.append(stored)
+    return facts_of(tuple(newest), recipe, namespace)
+
+
+def facts_of(stored: Sequence[StoredTrajectory], recipe: Recipe, namespace: str) -> Selection:
+    """The facts of these trajectories."""
+    episodes = label_episodes([view(one) for one in stored])
+    facts = [
+        *local_facts(episodes, per_episode=recipe.local_facts),
+        *global_facts(episodes, limit=recipe.global_facts),
+    ]
+    if not facts:
+        raise NotEnoughEpisodes(
+            f"{len(stored)} trajectories of namespace {namespace!r} show nothing that can be asked",
+            remedy="Record more episodes, with tool calls, outcomes or dates.",
+        )
+    return Selection(tuple(stored), tuple(episodes), tuple(facts))
+
+
+async def recalled_contexts(
+    recall: Recall, namespace: str, facts: Sequence[Fact], recipe: Recipe, count_tokens: CountTokens
+) -> dict[str, str]:
+    """By fact id: the fenced text that recall puts into a prompt for one of the fact's questions."""
+    contexts = {}
+    for fact in facts:
+        found = await recall.recall(
+            namespace,
+            questions(fact, "train")[0],
+            k=recipe.context_k,
+            token_budget=recipe.context_tokens,
+            count_tokens=count_tokens,
+        )
+        contexts[fact.id] = assemble(found)
+    return contexts

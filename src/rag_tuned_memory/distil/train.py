@@ -1,0 +1,319 @@
+"""LoRA training with PEFT: packed rows, loss on answer tokens, checkpoints, exact resume.
+
+Only hidden states that predict an answer token go through the output layer, whose vocabulary would else cost as much
+as a fifth of the model (cut of the logits, as ``logits_to_keep`` does at inference).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rag_tuned_memory.distil.dataset import Example
+from rag_tuned_memory.distil.evaluation import TrainingCurvePoint
+from rag_tuned_memory.distil.packing import Tokenised, pack
+from rag_tuned_memory.distil.recipe import Recipe
+from rag_tuned_memory.errors import DistilError, TrainingDiverged
+from rag_tuned_memory.serving.chat import encode, render
+
+if TYPE_CHECKING:
+    import torch
+
+WARM_UP = 0.04
+_CHECKPOINT = "checkpoint"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """After each optimiser step. ``loss`` is a running mean; ``seconds_left`` an estimate."""
+
+    step: int
+    steps: int
+    tokens: int
+    loss: float
+    tokens_per_second: float
+    seconds_left: float
+
+
+@dataclass(slots=True)
+class Trained:
+    """What a training run did. ``peak_memory_bytes`` is of the whole process."""
+
+    folder: Path
+    tokens: int = 0
+    seconds: float = 0.0
+    steps: int = 0
+    left_out: int = 0
+    peak_memory_bytes: int = 0
+    dtype: str = ""
+    curve: list[TrainingCurvePoint] = field(default_factory=list)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Trained tokens, prompts included, per second of training."""
+        return self.tokens / self.seconds if self.seconds else 0.0
+
+
+class TrainingStopped(DistilError):
+    """Training was asked to stop; a checkpoint was written, and the next run goes on from it."""
+
+
+def train(
+    base: Path,
+    examples: Sequence[Example],
+    recipe: Recipe,
+    folder: Path,
+    *,
+    on_progress: Callable[[Progress], None] | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    device: str | None = None,
+) -> Trained:
+    """Train an adapter on ``examples`` in their order and save it in PEFT's form under ``folder/adapter``.
+
+    Blocking: call it from a worker thread. Checkpoints go to ``folder/checkpoint``; when one of the same recipe and
+    as many examples is there, training goes on from it and ends with the same weights as an uninterrupted run.
+
+    Raises:
+        TrainingDiverged: the loss is no number.
+        TrainingStopped: ``should_stop`` said so; the state was saved.
+    """
+    import torch
+    from transformers import AutoTokenizer
+
+    torch.manual_seed(recipe.seed)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = fastest_dtype(device)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    model = _lora_model(base, recipe, dtype, device)
+    rows, left_out = _rows(examples, tokenizer, recipe)
+    run = _Run(model, rows, recipe, folder, dtype, device)
+    trained = Trained(folder / "adapter", left_out=left_out, dtype=str(dtype).removeprefix("torch."))
+    run.resume(trained)
+    for progress in run.steps(trained):
+        if on_progress:
+            on_progress(progress)
+        if trained.steps % recipe.checkpoint_every == 0 and trained.steps < len(rows):
+            run.save(trained)
+        if should_stop() and trained.steps < len(rows):
+            run.save(trained)
+            raise TrainingStopped(
+                f"training stopped at step {trained.steps} of {len(rows)}",
+                place=str(folder),
+                remedy="Distil again to go on from there.",
+            )
+    trained.peak_memory_bytes = peak_memory_bytes()
+    model.save_pretrained(trained.folder)
+    shutil.rmtree(folder / _CHECKPOINT, ignore_errors=True)
+    return trained
+
+
+def peak_memory_bytes() -> int:
+    """The most memory that this process ever held (resident set)."""
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return used if sys.platform == "darwin" else used * 1024
+
+
+def fastest_dtype(device: str) -> torch.dtype:
+    """bfloat16 where it is the faster one, else float32.
+
+    On GPUs that is what the hardware says. On CPUs it is measured, in some milliseconds: of two machines with the same
+    bfloat16 instructions one is twice as fast with them and the other half as fast.
+    """
+    import torch
+
+    if device != "cpu":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+
+    def seconds(dtype: torch.dtype) -> float:
+        one, other = torch.ones(256, 576, dtype=dtype), torch.ones(1536, 576, dtype=dtype)
+        times = []
+        for _ in range(6):
+            start = time.perf_counter()
+            torch.nn.functional.linear(one, other)
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    return torch.bfloat16 if seconds(torch.bfloat16) < 0.9 * seconds(torch.float32) else torch.float32
+
+
+def _lora_model(base: Path, recipe: Recipe, dtype: torch.dtype, device: str) -> Any:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype).to(device)
+    config = LoraConfig(
+        r=recipe.lora.rank,
+        lora_alpha=recipe.lora.alpha,
+        lora_dropout=recipe.lora.dropout,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=base.name,
+    )
+    wrapped = get_peft_model(model, config, autocast_adapter_dtype=True)
+    wrapped.peft_config["default"].base_model_name_or_path = base.name  # no path of this machine in the files
+    wrapped.train()
+    return wrapped
+
+
+def _rows(examples: Sequence[Example], tokenizer: Any, recipe: Recipe) -> tuple[list[list[Tokenised]], int]:
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    if end is None or end == tokenizer.unk_token_id:
+        end = tokenizer.eos_token_id
+
+    kept, used = [], 0
+    tokenised = [
+        Tokenised.of(render(tokenizer, example.prompt), encode(tokenizer, example.answer), end) for example in examples
+    ]
+    for example in tokenised:
+        if used + len(example.ids) > recipe.max_tokens:
+            break
+        if len(example.ids) <= recipe.max_length:
+            kept.append(example)
+            used += len(example.ids)
+    return pack(kept, recipe.batch_tokens), len(tokenised) - len(kept)
+
+
+class _Run:
+    """The state of one training run."""
+
+    def __init__(
+        self, model: Any, rows: list[list[Tokenised]], recipe: Recipe, folder: Path, dtype: torch.dtype, device: str
+    ) -> None:
+        import torch
+
+        self.model, self.rows, self.recipe, self.folder = model, rows, recipe, folder
+        self.dtype, self.device = dtype, device
+        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=0.0)
+        self.parameters = parameters
+        self._mark = {"recipe": recipe.model_dump(mode="json"), "rows": len(rows)}
+
+    def steps(self, trained: Trained) -> Iterator[Progress]:
+        running = 0.0
+        for position in range(trained.steps, len(self.rows)):
+            start = time.perf_counter()
+            loss = self._step(position)
+            if not math.isfinite(loss):
+                raise TrainingDiverged(
+                    f"the loss is {loss} at step {position + 1}", remedy="Lower recipe.learning_rate."
+                )
+            seconds = time.perf_counter() - start
+            tokens = sum(len(example.ids) for example in self.rows[position])
+            trained.steps, trained.tokens, trained.seconds = (
+                position + 1,
+                trained.tokens + tokens,
+                trained.seconds + seconds,
+            )
+            running = loss if not running else 0.9 * running + 0.1 * loss
+            left = (len(self.rows) - trained.steps) * trained.seconds / trained.steps
+            trained.curve.append(
+                TrainingCurvePoint(
+                    step=trained.steps, tokens=trained.tokens, loss=loss, tokens_per_second=tokens / seconds
+                )
+            )
+            yield Progress(trained.steps, len(self.rows), trained.tokens, running, trained.tokens_per_second, left)
+
+    def _step(self, position: int) -> float:
+        import torch
+
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.recipe.learning_rate * _schedule(position, len(self.rows))
+        with torch.autocast(self.device, self.dtype, enabled=self.dtype is not torch.float32):
+            loss = self._loss(self.rows[position])
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return float(loss.detach())
+
+    def _loss(self, row: list[Tokenised]) -> torch.Tensor:
+        import torch
+
+        ids, positions, mask, predictors, targets = _tensors(row, self.dtype)
+        language_model = self.model.base_model.model
+        hidden = language_model.model(
+            input_ids=ids.to(self.device),
+            position_ids=positions.to(self.device),
+            attention_mask=mask.to(self.device),
+            use_cache=False,
+        ).last_hidden_state
+        logits = language_model.lm_head(hidden[0, predictors.to(self.device)])
+        return torch.nn.functional.cross_entropy(logits.float(), targets.to(self.device))
+
+    def save(self, trained: Trained) -> None:
+        """Write a checkpoint beside the last one, then take its place."""
+        import torch
+        from peft import get_peft_model_state_dict
+
+        new = self.folder / f"{_CHECKPOINT}.new"
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir(parents=True)
+        torch.save(
+            {"adapter": get_peft_model_state_dict(self.model), "optimizer": self.optimizer.state_dict()},
+            new / "state.pt",
+        )
+        done = {**asdict(trained), "folder": None, "curve": [point.model_dump() for point in trained.curve]}
+        (new / "progress.json").write_text(json.dumps({"mark": self._mark, "done": done}))
+        shutil.rmtree(self.folder / _CHECKPOINT, ignore_errors=True)
+        new.rename(self.folder / _CHECKPOINT)
+
+    def resume(self, trained: Trained) -> None:
+        """Take up a checkpoint of this very run, if there is one."""
+        import torch
+        from peft import set_peft_model_state_dict
+
+        folder = self.folder / _CHECKPOINT
+        if not (folder / "progress.json").exists():
+            return
+        saved = json.loads((folder / "progress.json").read_text())
+        if saved["mark"] != self._mark:
+            return
+        state = torch.load(folder / "state.pt", weights_only=True, map_location=self.device)
+        set_peft_model_state_dict(self.model, state["adapter"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        done = saved["done"]
+        trained.tokens, trained.seconds, trained.steps = done["tokens"], done["seconds"], done["steps"]
+        trained.curve = [TrainingCurvePoint.model_validate(point) for point in done["curve"]]
+
+
+def _schedule(position: int, steps: int) -> float:
+    warm = max(1, round(WARM_UP * steps))
+    if position < warm:
+        return (position + 1) / warm
+    return max(0.02, (steps - position) / max(1, steps - warm))
+
+
+def _tensors(row: list[Tokenised], dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+    """``(ids, positions, mask, predictors, targets)`` of one packed row.
+
+    The mask is causal inside each example and closed between examples: shape ``(1, 1, tokens, tokens)``, added to the
+    attention scores. ``predictors`` are the positions whose next token is learnt.
+    """
+    import torch
+
+    ids, positions, owners, predictors, targets = [], [], [], [], []
+    for number, example in enumerate(row):
+        offset = len(ids)
+        ids += example.ids
+        positions += range(len(example.ids))
+        owners += [number] * len(example.ids)
+        predictors += range(offset + example.answer_start - 1, offset + len(example.ids) - 1)
+        targets += example.ids[example.answer_start :]
+    owner = torch.tensor(owners)
+    allowed = (owner[:, None] == owner[None, :]).tril()
+    mask = torch.zeros(len(ids), len(ids), dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)
+    return (
+        torch.tensor([ids]),
+        torch.tensor([positions]),
+        mask[None, None],
+        torch.tensor(predictors),
+        torch.tensor(targets),
+    )

@@ -1,0 +1,1 @@
+"""Experiments that compare ways of answering, and measure recall."""

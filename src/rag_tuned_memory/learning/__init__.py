@@ -1,0 +1,1 @@
+"""Distillation runs from selection to promotion, and the worker that starts them."""
