@@ -96,6 +96,7 @@ class SentenceEmbedder:
             with quiet_transformers():
                 tokenizer = transformers.AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
                 model = transformers.AutoModel.from_pretrained(self.folder, local_files_only=True)
-        except (OSError, ValueError) as error:
+        except Exception as error:
+            # transformers, tokenizers and safetensors each raise errors of their own.
             raise ModelError(f"cannot be loaded: {error}", place=str(self.folder)) from error
         return tokenizer, model.to(self.device).eval()

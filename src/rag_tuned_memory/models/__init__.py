@@ -6,7 +6,7 @@ Other modules call ``locate`` to find weights and ``read_info`` for their revisi
 from rag_tuned_memory.models.catalog import CATALOG, KnownModel
 from rag_tuned_memory.models.extras import import_extra, require
 from rag_tuned_memory.models.folder import ModelInfo, read_info
-from rag_tuned_memory.models.pull import locate, pull
+from rag_tuned_memory.models.pulling import locate, pull
 from rag_tuned_memory.models.quiet import quiet_transformers
 from rag_tuned_memory.models.sources import OnProgress
 

@@ -100,7 +100,10 @@ def _pull_into(model: KnownModel, folder: Path, report: OnProgress) -> None:
         made = Path(scratch) / "model"
         source = _fetch(model, made, Path(scratch), report)
         shutil.rmtree(made / ".cache", ignore_errors=True)
-        info = describe_folder(made, name=model.name, source=source)
+        try:
+            info = describe_folder(made, name=model.name, source=source)
+        except ModelNotPulled as error:
+            raise ModelError(f"{source} holds no config.json with *.safetensors beside it") from error
         (made / INFO_FILE).write_text(info.model_dump_json(indent=2) + "\n", encoding="utf-8")
         _make_durable(made)
         if folder.exists():
