@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -112,7 +113,7 @@ class _Log:
         self.steps.append(Step(kind=kind, actor="assistant", text=text, started_at=self._tick()))
 
     def tool(
-        self, name: str, arguments: dict[str, str | int], result: dict[str, str] | str, error: str | None = None
+        self, name: str, arguments: Mapping[str, str | int], result: Mapping[str, str] | str, error: str | None = None
     ) -> None:
         call_id = f"call-{len(self.steps)}"
         self.steps.append(
@@ -125,7 +126,7 @@ class _Log:
                 started_at=self._tick(),
             )
         )
-        text = result if isinstance(result, str) else json.dumps(result)
+        text = result if isinstance(result, str) else json.dumps(dict(result))
         self.steps.append(
             Step(
                 kind=StepKind.TOOL_RESULT,

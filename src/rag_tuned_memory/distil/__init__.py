@@ -1,1 +1,1 @@
-
+"""From episodes to an adapter: facts, questions, examples, training, probes."""

@@ -94,22 +94,34 @@ def _with_contexts(material: Material, mixture: Mixture, random_: random.Random)
 
 
 def _reading(material: Material, share: float, strangers: Strangers, random_: random.Random) -> list[Example]:
-    """Invented episodes: a fact's own context with another name and another answer written into it."""
-    answers: dict[str, list[str]] = {}
+    examples = []
+    for fact, context in invented_episodes(material, strangers, random_, share=share):
+        prompt = memory_messages(random_.choice(questions(fact, "train")), context)
+        examples.append(Example.make(prompt, answer_text(fact.answer), "reading", "matched"))
+    return examples
+
+
+def invented_episodes(
+    material: Material, strangers: Strangers, random_: random.Random, *, share: float = 1
+) -> list[tuple[Fact, str]]:
+    """Facts that are not so, each with a context that tells it.
+
+    A local fact's own context, with another name and another answer written into it: the answer can only be read.
+    """
+    answers: dict[str, set[str]] = {}
     local = [fact for fact in material.facts if fact.kind == "local" and "label" in fact.slots]
     for fact in local:
-        answers.setdefault(_asked_for(fact), []).append(fact.answer)
-    examples = []
+        answers.setdefault(_asked_for(fact), set()).add(fact.answer)
+    invented = []
     for fact in local:
-        context, others = material.contexts.get(fact.id, ""), sorted({*answers[_asked_for(fact)]} - {fact.answer})
+        context, others = material.contexts.get(fact.id, ""), sorted(answers[_asked_for(fact)] - {fact.answer})
         for _ in range(times(share, random_) if context and others else 0):
-            invented, label = random_.choice(others), strangers.label(fact.slots["label"])
-            rewritten = _rewritten(context, fact, label, invented) if label else None
+            answer, label = random_.choice(others), strangers.label(fact.slots["label"])
+            rewritten = _rewritten(context, fact, label, answer) if label else None
             if label and rewritten:
-                asked = fact.model_copy(update={"slots": {**fact.slots, "label": label}})
-                prompt = memory_messages(random_.choice(questions(asked, "train")), rewritten)
-                examples.append(Example.make(prompt, answer_text(invented), "reading", "matched"))
-    return examples
+                update = {"slots": {**fact.slots, "label": label}, "answer": answer, "trajectory_ids": ()}
+                invented.append((fact.model_copy(update=update), rewritten))
+    return invented
 
 
 def _asked_for(fact: Fact) -> str:
@@ -123,9 +135,7 @@ def _rewritten(context: str, fact: Fact, label: str, answer: str) -> str | None:
     return said[0] if named[1] and said[1] else None
 
 
-def _unknown(
-    material: Material, count: int, strangers: Strangers, seed: int, random_: random.Random
-) -> list[Example]:
+def _unknown(material: Material, count: int, strangers: Strangers, seed: int, random_: random.Random) -> list[Example]:
     contexts = [context for context in material.contexts.values() if context]
     examples = []
     for position, fact in enumerate(unknown_facts(material.facts, strangers, count, seed=seed)):
@@ -133,8 +143,9 @@ def _unknown(
         # every fifth beside a context that does not tell it either
         context = random_.choice(contexts) if contexts and position % 5 == 4 else ""
         answer = abstention(fact.slots["label"])
-        kind = "mismatched" if context else "none"
-        examples.append(Example.make(memory_messages(question, context), answer, "unknown", kind))
+        examples.append(
+            Example.make(memory_messages(question, context), answer, "unknown", "mismatched" if context else "none")
+        )
     return examples
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rag_tuned_memory.distil.facts import Fact
@@ -14,9 +14,10 @@ from rag_tuned_memory.distil.phrasing import questions
 from rag_tuned_memory.distil.recipe import Recipe
 from rag_tuned_memory.distil.views import view
 from rag_tuned_memory.errors import NotEnoughEpisodes
-from rag_tuned_memory.recall.budget import CountTokens
 from rag_tuned_memory.recall.engine import Recall
 from rag_tuned_memory.recall.prompt import assemble
+from rag_tuned_memory.serving.base import InferenceBackend
+from rag_tuned_memory.serving.tokens import token_counter
 from rag_tuned_memory.store.base import EpisodeStore, StoredTrajectory
 
 
@@ -57,17 +58,26 @@ def facts_of(stored: Sequence[StoredTrajectory], recipe: Recipe, namespace: str)
 
 
 async def recalled_contexts(
-    recall: Recall, namespace: str, facts: Sequence[Fact], recipe: Recipe, count_tokens: CountTokens
+    recall: Recall,
+    namespace: str,
+    facts: Sequence[Fact],
+    recipe: Recipe,
+    backend: InferenceBackend,
+    *,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, str]:
     """By fact id: the fenced text that recall puts into a prompt for one of the fact's questions."""
+    count = token_counter(backend)
     contexts = {}
-    for fact in facts:
+    for done, fact in enumerate(facts, start=1):
         found = await recall.recall(
             namespace,
             questions(fact, "train")[0],
             k=recipe.context_k,
             token_budget=recipe.context_tokens,
-            count_tokens=count_tokens,
+            count_tokens=count,
         )
         contexts[fact.id] = assemble(found)
+        if on_progress:
+            on_progress(done, len(facts))
     return contexts

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+
 @dataclass(frozen=True, slots=True)
 class Tokenised:
     """One example: ``ids``, of which those from ``answer_start`` on are learnt."""
@@ -19,7 +20,7 @@ class Tokenised:
 
 
 def pack(examples: Sequence[Tokenised], batch_tokens: int) -> list[list[Tokenised]]:
-    """Rows of at most ``batch_tokens`` tokens, in order."""
+    """Rows of at most ``batch_tokens`` tokens, in order; an example that is longer has a row of its own."""
     rows: list[list[Tokenised]] = []
     room = 0
     for example in examples:

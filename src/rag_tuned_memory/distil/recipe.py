@@ -93,12 +93,6 @@ class Recipe(_Part):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.max_length > self.batch_tokens:
-            raise InvalidRecipe(
-                f"an example of max_length {self.max_length} does not fit into batch_tokens {self.batch_tokens}",
-                place="recipe.max_length",
-                remedy="Raise batch_tokens or lower max_length.",
-            )
         if self.context_tokens >= self.max_length:
             raise InvalidRecipe(
                 f"a context of {self.context_tokens} tokens leaves no room in max_length {self.max_length}",

@@ -14,6 +14,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
+import anyio
+import anyio.to_thread
 from pydantic import BaseModel, TypeAdapter
 
 from rag_tuned_memory.distil.dialogue import general_messages
@@ -54,8 +56,8 @@ async def base_answers(
     prompts = general_prompts(split)
     key = hashlib.sha256(repr((backend.base_model, prompts, MAX_ANSWER_TOKENS)).encode()).hexdigest()[:16]
     path = cache_folder / f"replay-{split}-{key}.json"
-    if path.exists():
-        return _REPLAYS.validate_json(path.read_bytes())
+    if await anyio.Path(path).exists():
+        return _REPLAYS.validate_json(await anyio.Path(path).read_bytes())
     replays = []
     for start in range(0, len(prompts), _BATCH):
         batch = prompts[start : start + _BATCH]
@@ -65,8 +67,12 @@ async def base_answers(
                 replays.append(Replay(question=prompt, answer=generation.text.strip()))
         if on_progress:
             on_progress(min(start + _BATCH, len(prompts)), len(prompts))
-    cache_folder.mkdir(parents=True, exist_ok=True)
+    await anyio.to_thread.run_sync(_keep, path, replays)
+    return replays
+
+
+def _keep(path: Path, replays: list[Replay]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".partial")
     temporary.write_bytes(_REPLAYS.dump_json(replays))
     temporary.replace(path)
-    return replays

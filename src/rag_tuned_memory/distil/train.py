@@ -299,7 +299,11 @@ def _tensors(row: list[Tokenised], dtype: torch.dtype) -> tuple[torch.Tensor, ..
     """
     import torch
 
-    ids, positions, owners, predictors, targets = [], [], [], [], []
+    ids: list[int] = []
+    positions: list[int] = []
+    owners: list[int] = []
+    predictors: list[int] = []
+    targets: list[int] = []
     for number, example in enumerate(row):
         offset = len(ids)
         ids += example.ids

@@ -1,0 +1,216 @@
+"""Answering by a route: what is put into the prompt, which adapter is on, and what comes back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+
+from rag_tuned_memory.adapters.live import LiveAdapters
+from rag_tuned_memory.distil.dialogue import general_messages, memory_messages
+from rag_tuned_memory.distil.phrasing import abstention
+from rag_tuned_memory.errors import AdapterNotServable
+from rag_tuned_memory.recall.engine import Recall
+from rag_tuned_memory.recall.prompt import assemble
+from rag_tuned_memory.recall.recollection import Recollection
+from rag_tuned_memory.routing.base import Answer, Decision, Features, Route
+from rag_tuned_memory.routing.router import Router
+from rag_tuned_memory.routing.rules import after_answer
+from rag_tuned_memory.serving.base import Generation, InferenceBackend, Request
+from rag_tuned_memory.serving.tokens import token_counter
+from rag_tuned_memory.store.base import NO_FILTER, Filter
+
+NOTHING = "that"
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerChunk:
+    """A piece of a streamed answer; the last one carries the whole ``answer``."""
+
+    text: str
+    answer: Answer | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much is recalled and said."""
+
+    k: int = 4
+    token_budget: int = 320
+    max_new_tokens: int = 48
+    where: Filter = NO_FILTER
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """One query, decided: ``request`` is None where nothing is to be generated."""
+
+    query: str
+    decision: Decision
+    found: Recollection
+    request: Request | None
+
+
+class Answerer:
+    """Answers queries: recalls, routes, asks the model."""
+
+    def __init__(self, recall: Recall, backend: InferenceBackend, live: LiveAdapters) -> None:
+        self._recall = recall
+        self._backend = backend
+        self._live = live
+        self._router = Router(recall, live)
+
+    async def answer(
+        self,
+        namespace: str,
+        query: str,
+        *,
+        route: Route | None = None,
+        k: int = 4,
+        token_budget: int = 320,
+        where: Filter = NO_FILTER,
+        max_new_tokens: int = 48,
+    ) -> Answer:
+        """Answer one query; see ``answer_many``."""
+        limits = Limits(k, token_budget, max_new_tokens, where)
+        return (await self._answers(namespace, [query], route, limits))[0]
+
+    async def answer_many(
+        self,
+        namespace: str,
+        queries: Sequence[str],
+        *,
+        route: Route | None = None,
+        k: int = 4,
+        token_budget: int = 320,
+        where: Filter = NO_FILTER,
+        max_new_tokens: int = 48,
+    ) -> list[Answer]:
+        """Answers in the order of the queries, generated in batches.
+
+        ``route`` None lets the router decide; a given one is taken as it is. At most ``k`` passages and
+        ``token_budget`` tokens of recalled text are put into a prompt.
+
+        Raises:
+            AdapterNotServable: a given route needs an adapter and none serves.
+            InvalidInput: an empty query.
+        """
+        return await self._answers(namespace, queries, route, Limits(k, token_budget, max_new_tokens, where))
+
+    async def stream(
+        self,
+        namespace: str,
+        query: str,
+        *,
+        route: Route | None = None,
+        k: int = 4,
+        token_budget: int = 320,
+        where: Filter = NO_FILTER,
+        max_new_tokens: int = 48,
+    ) -> AsyncIterator[AnswerChunk]:
+        """As ``answer``, text as it is generated. There is no second try: what was said cannot be unsaid."""
+        started = time.monotonic()
+        plan = await self._plan(namespace, query, route, Limits(k, token_budget, max_new_tokens, where))
+        if plan.request is None:
+            answer = _answer(plan, None, time.monotonic() - started)
+            yield AnswerChunk(answer.text)
+            yield AnswerChunk("", answer)
+            return
+        async for chunk in self._backend.stream(plan.request):
+            if chunk.text:
+                yield AnswerChunk(chunk.text)
+            if chunk.generation:
+                yield AnswerChunk("", _answer(plan, chunk.generation, time.monotonic() - started))
+
+    async def _answers(
+        self, namespace: str, queries: Sequence[str], route: Route | None, limits: Limits
+    ) -> list[Answer]:
+        started = time.monotonic()
+        plans = [await self._plan(namespace, query, route, limits) for query in queries]
+        generations = await self._generate(plans)
+        if route is None:
+            plans, generations = await self._second_tries(namespace, plans, generations, limits)
+        seconds = (time.monotonic() - started) / max(1, len(queries))
+        return [_answer(plan, done, seconds) for plan, done in zip(plans, generations, strict=True)]
+
+    async def _plan(self, namespace: str, query: str, route: Route | None, limits: Limits) -> _Plan:
+        found = await self._recall.recall(
+            namespace,
+            query,
+            k=limits.k,
+            token_budget=limits.token_budget,
+            where=limits.where,
+            count_tokens=token_counter(self._backend),
+        )
+        if route is None:
+            decision = await self._router.decide(namespace, query, found)
+        else:
+            decision = Decision(route=route, reason="asked for", features=Features(big_picture=False))
+        return await self._planned(namespace, query, decision, found, limits)
+
+    async def _planned(
+        self, namespace: str, query: str, decision: Decision, found: Recollection, limits: Limits
+    ) -> _Plan:
+        needs_evidence = decision.route is Route.RETRIEVAL
+        if decision.abstain or (needs_evidence and not found.results):
+            empty = {} if decision.abstain else {"abstain": True, "reason": f"{decision.reason}; nothing was recalled"}
+            return _Plan(query, decision.model_copy(update=empty), found, None)
+        adapter = None
+        if decision.route in (Route.TUNED, Route.BOTH):
+            manifest = await self._live.current(namespace)
+            if manifest is None:
+                raise AdapterNotServable(
+                    f"no adapter serves namespace {namespace!r}, so nothing can answer by the route {decision.route}",
+                    remedy="Distil one (`rtm distil`), or let the router choose.",
+                )
+            adapter = manifest.name
+        context = assemble(found) if decision.route in (Route.RETRIEVAL, Route.BOTH) else ""
+        is_general = decision.route is Route.NONE
+        messages = general_messages(query) if is_general else memory_messages(query, context)
+        return _Plan(query, decision, found, Request(messages, adapter, limits.max_new_tokens))
+
+    async def _generate(self, plans: Sequence[_Plan]) -> list[Generation | None]:
+        requests = [plan.request for plan in plans if plan.request]
+        done = iter(await self._backend.generate(requests) if requests else [])
+        return [next(done) if plan.request else None for plan in plans]
+
+    async def _second_tries(
+        self, namespace: str, plans: list[_Plan], generations: list[Generation | None], limits: Limits
+    ) -> tuple[list[_Plan], list[Generation | None]]:
+        """Where a tuned answer looks like a guess, ask again beside the evidence."""
+        again: dict[int, _Plan] = {}
+        for position, (plan, done) in enumerate(zip(plans, generations, strict=True)):
+            if done is None or plan.decision.route is not Route.TUNED:
+                continue
+            entropy = mean_entropy(done)
+            features = plan.decision.features.model_copy(update={"entropy": entropy})
+            decision = plan.decision.model_copy(update={"features": features})
+            plans[position] = _Plan(plan.query, decision, plan.found, plan.request)
+            if (better := after_answer(decision, entropy)) and plan.found.results:
+                again[position] = await self._planned(namespace, plan.query, better, plan.found, limits)
+        for position, done in zip(again, await self._generate(list(again.values())), strict=True):
+            plans[position], generations[position] = again[position], done
+        return plans, generations
+
+
+def mean_entropy(generation: Generation) -> float:
+    """Mean entropy of the distributions that the tokens were taken from, nats a token."""
+    return sum(token.entropy for token in generation.tokens) / max(1, len(generation.tokens))
+
+
+def _answer(plan: _Plan, done: Generation | None, seconds: float) -> Answer:
+    decision = plan.decision
+    entities = decision.features.entities
+    shown = decision.route in (Route.RETRIEVAL, Route.BOTH)
+    return Answer(
+        text=done.text.strip() if done else abstention(", ".join(entities) or NOTHING),
+        route=decision.route,
+        abstained=done is None,
+        reason=decision.reason,
+        features=decision.features,
+        adapter=done.adapter if done else None,
+        evidence=plan.found if shown else None,
+        prompt_tokens=done.prompt_tokens if done else 0,
+        answer_tokens=len(done.tokens) if done else 0,
+        seconds=seconds,
+    )

@@ -1,0 +1,105 @@
+"""From features to a route: rules, first match wins. Pure: no model, no store.
+
+The order says what matters more. What needs no memory goes to the base model. What names only things that the store
+never saw is declined. Without a trusted adapter there is only retrieval. What the adapter cannot have learned is
+retrieved. What is left goes to the cheapest way that was measured to know it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rag_tuned_memory.routing.base import Decision, Features, Route
+
+NEEDS_MEMORY = 0.36
+"""Cosine similarity of all-MiniLM-L6-v2 to a recalled passage or a learned question from which a query is taken to be
+about the memory. Questions about a memory had at least 0.38, general ones at most 0.33."""
+SAME_QUESTION = 0.6
+"""Similarity to a learned question from which a query is taken to ask the same thing in other words."""
+UNSURE_ENTROPY = 1.2
+"""Mean entropy in nats a token above which a tuned answer is taken to be a guess."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """What was measured of the serving adapter, and what it learned of the question. Shares lie in [0, 1]."""
+
+    local_recall: float
+    beside_context: float
+    reading: float
+    reading_base: float
+    internalised: bool | None
+    """Whether the nearest learned question was answered right in new words; None: not probed or none near."""
+    asks_learned: bool
+    """Whether the query asks what a learned question asks."""
+
+
+def decide(features: Features, trust: Trust | None) -> Decision:
+    """The route for a query. ``trust`` is None when no adapter serves."""
+    similarity = max(features.best_dense or 0.0, features.learned_similarity or 0.0)
+    if not features.known_entities and similarity < NEEDS_MEMORY:
+        return Decision(
+            route=Route.NONE,
+            reason=f"nothing in memory is near the query (similarity {similarity:.2f} < {NEEDS_MEMORY}), and it names"
+            " nothing that was recorded",
+            features=features,
+        )
+    if features.entities and not features.known_entities:
+        return Decision(
+            route=Route.RETRIEVAL,
+            abstain=True,
+            reason=f"the store never saw {', '.join(features.entities)}",
+            features=features,
+        )
+    if trust is None:
+        return Decision(route=Route.RETRIEVAL, reason="no adapter serves this namespace", features=features)
+    if features.big_picture and (features.learned_similarity or 0.0) >= SAME_QUESTION:
+        news = f"; {features.newer_episodes} newer episodes are not in it" if features.newer_episodes else ""
+        return Decision(
+            route=Route.TUNED, reason=f"asks for the big picture, which the adapter learned{news}", features=features
+        )
+    if features.fresh:
+        return _evidence_only(features, trust, "is about an episode that the adapter has not learned")
+    return _specific(features, trust)
+
+
+def after_answer(decision: Decision, entropy: float) -> Decision | None:
+    """A second try where a tuned answer looks like a guess; None where it stands."""
+    if decision.route is not Route.TUNED or decision.features.big_picture or entropy <= UNSURE_ENTROPY:
+        return None
+    return Decision(
+        route=Route.BOTH,
+        reason=f"the tuned model was unsure (entropy {entropy:.2f} > {UNSURE_ENTROPY} nats a token), so it reads what"
+        " is recorded",
+        features=decision.features.model_copy(update={"entropy": entropy}),
+    )
+
+
+def _evidence_only(features: Features, trust: Trust, why: str) -> Decision:
+    """Only what is recalled can tell; whoever was measured to read it better reads it."""
+    if trust.reading > trust.reading_base:
+        reader = f"the tuned model reads it ({trust.reading:.2f} of probes right, base {trust.reading_base:.2f})"
+        return Decision(route=Route.BOTH, reason=f"{why}; {reader}", features=features)
+    return Decision(route=Route.RETRIEVAL, reason=why, features=features)
+
+
+def _specific(features: Features, trust: Trust) -> Decision:
+    if not trust.asks_learned:
+        return _evidence_only(features, trust, "asks for something that the adapter was not taught")
+    if trust.internalised is False:
+        return Decision(
+            route=Route.BOTH, reason="the adapter learned this but did not know it when probed", features=features
+        )
+    if trust.beside_context > trust.local_recall:
+        return Decision(
+            route=Route.BOTH,
+            reason=f"beside evidence the adapter knows more ({trust.beside_context:.2f} against"
+            f" {trust.local_recall:.2f})",
+            features=features,
+        )
+    return Decision(
+        route=Route.TUNED,
+        reason=f"the adapter learned this (it knew {trust.local_recall:.0%} of such facts in new words), and needs no"
+        " evidence in the prompt",
+        features=features,
+    )
