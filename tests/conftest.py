@@ -33,3 +33,11 @@ def models_cache() -> Path:
     for name in CATALOG:
         pull(name, cache=cache)
     return cache
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny, randomly initialised model with SmolLM2's chat template."""
+    from tiny_model import build_tiny_model
+
+    return build_tiny_model(tmp_path_factory.mktemp("model") / "tiny")

@@ -1,0 +1,249 @@
+"""``LocalBackend``: an InferenceBackend that computes in this process."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anyio.to_thread
+
+from rag_tuned_memory.errors import AdapterNotLoaded, InvalidInput
+from rag_tuned_memory.serving.base import Chunk, Fingerprint, Generation, Request
+from rag_tuned_memory.serving.chat import encode
+from rag_tuned_memory.serving.local.batching import Job, check_request, next_batch
+from rag_tuned_memory.serving.local.decoding import decode
+from rag_tuned_memory.serving.local.engine import Engine
+from rag_tuned_memory.serving.local.model import check_folder, identity, load_tokenizer
+from rag_tuned_memory.serving.local.worker import Call, Mailbox, Worker, closed_error
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class LocalBackend:
+    """Answers with the model in ``folder`` and LoRA adapters on it, in a worker thread of this process.
+
+    The weights are loaded with the first request. Requests of all tasks that wait at the same time run as one batch
+    of up to ``max_batch_size`` rows and ``max_batch_tokens`` padded tokens; a stream goes before other requests. It
+    may be used from several event loops.
+
+    Args:
+        folder: model and tokenizer as transformers saves them.
+        device: a torch device; by default the GPU where there is one.
+        dtype: ``"bfloat16"`` or ``"float32"``; by default bfloat16 where the processor computes it natively.
+        max_batch_tokens: bounds rows times longest row (prompt and answer), and so the memory of a batch.
+        max_batch_size: most rows of a batch.
+
+    Raises:
+        ModelNotPulled: ``folder`` holds no model. MissingExtra and ModelIntegrityError come with the first request.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        *,
+        device: str | None = None,
+        dtype: str | None = None,
+        max_batch_tokens: int = 8192,
+        max_batch_size: int = 16,
+    ) -> None:
+        if dtype not in (None, "bfloat16", "float16", "float32"):
+            raise InvalidInput(f"unknown dtype {dtype!r}: it must be bfloat16, float16 or float32")
+        if max_batch_size < 1 or max_batch_tokens < 1:
+            raise InvalidInput("max_batch_size and max_batch_tokens must be at least 1")
+        self._folder = Path(folder)
+        check_folder(self._folder)
+        self._load_engine = partial(
+            Engine.load,
+            self._folder,
+            device=device,
+            dtype=dtype,
+            max_rows=max_batch_size,
+            max_tokens=max_batch_tokens,
+        )
+        self._pick = partial(next_batch, max_rows=max_batch_size, max_tokens=max_batch_tokens)
+        self._tokenizer_lock = threading.Lock()
+        self._tokenizer: PreTrainedTokenizerBase | None = None
+        self._engine: Engine | None = None
+        self._names: dict[str, int] = {}
+        self._worker = Worker(self._prepare, self._pick, self._run_batch)
+        self._closed = False
+
+    @cached_property
+    def base_model(self) -> str:
+        """The folder's name and a short hash of its files, as ``name@hash``."""
+        return identity(self._folder)
+
+    async def generate(self, requests: Sequence[Request]) -> list[Generation]:
+        """Answers in the order of the requests. The first error of any request is raised, and the rest dropped.
+
+        Raises:
+            InvalidInput, AdapterNotLoaded, PromptTooLong, BackendUnavailable: see ``errors``.
+        """
+        for request in requests:
+            check_request(request)
+        mailbox: Mailbox[tuple[int, Generation | Exception]] = Mailbox()
+
+        def reporter(index: int) -> Callable[[Generation | Exception], None]:
+            return lambda result: mailbox.post((index, result))
+
+        jobs = [Job(request, reporter(index)) for index, request in enumerate(requests)]
+        answers: dict[int, Generation] = {}
+        try:
+            self._worker.submit(*jobs)
+            while len(answers) < len(jobs):
+                index, result = await mailbox.get()
+                if isinstance(result, Exception):
+                    raise result
+                answers[index] = result
+        finally:
+            for job in jobs:
+                job.cancelled = True
+            mailbox.close()
+        return [answers[index] for index in range(len(jobs))]
+
+    async def stream(self, request: Request) -> AsyncIterator[Chunk]:
+        """Text as it is generated, in whole characters; the last chunk carries the generation.
+
+        Closing the iterator (``aclose``, or cancelling the task) stops the generation at the next token.
+        """
+        check_request(request)
+        mailbox: Mailbox[str | Generation | Exception] = Mailbox()
+        job = Job(request, on_done=mailbox.post, on_text=mailbox.post)
+        try:
+            self._worker.submit(job)
+            while True:
+                item = await mailbox.get()
+                if isinstance(item, str):
+                    yield Chunk(item)
+                elif isinstance(item, Generation):
+                    yield Chunk("", item)
+                    return
+                else:
+                    raise item
+        finally:
+            job.cancelled = True
+            mailbox.close()
+
+    async def score(self, request: Request, completions: Sequence[str]) -> list[tuple[float, ...]]:
+        """Natural-log probability of each token of each completion after the request's prompt.
+
+        Completions are plain text; no end-of-answer token is added. One without text has no tokens.
+
+        Raises:
+            InvalidInput, AdapterNotLoaded, PromptTooLong, BackendUnavailable: see ``errors``.
+        """
+        check_request(request)
+        texts = list(completions)
+        scores: list[tuple[float, ...]] = await self._call(
+            lambda: self._loaded().score(request, self._slot(request.adapter), texts)
+        )
+        return scores
+
+    async def load_adapter(self, name: str, path: Path, fingerprint: Fingerprint | None = None) -> None:
+        """Check the files, load them between two batches, prove them by the fingerprint, and only then serve them.
+
+        Raises:
+            InvalidInput: the name is empty or in use.
+            AdapterDamaged: files are missing, unreadable or do not fit the base model; the model was not touched.
+            CanaryMismatch: the adapter was unloaded again, and never answered a request.
+        """
+        if not name or not name.strip():
+            raise InvalidInput("an adapter needs a name")
+
+        def load() -> None:
+            if name in self._names:
+                raise InvalidInput(
+                    f"an adapter named {name!r} is already loaded",
+                    remedy="Adapter names are never overwritten: use a new version's name, or unload this one first.",
+                )
+            self._names[name] = self._loaded().load_adapter(name, Path(path), fingerprint)
+
+        await self._call(load)
+
+    async def unload_adapter(self, name: str) -> None:
+        """Refuse new requests for the adapter at once, and free it when those that wait or run are done.
+
+        Raises:
+            AdapterNotLoaded: no such adapter.
+        """
+        slot: int = await self._call(lambda: self._retire(name))
+        await self._call(
+            lambda: self._loaded().remove_adapter(slot),
+            ready=lambda waiting: all(job.slot != slot for job in waiting),
+        )
+
+    async def adapters(self) -> list[str]:
+        """Names of the loaded adapters, sorted."""
+        self._check_open()
+        return sorted(self._names)
+
+    async def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Number of tokens of each text, without a chat template. Needs the tokenizer only, not the weights."""
+        self._check_open()
+        texts = list(texts)
+
+        def count() -> list[int]:
+            tokenizer = self._get_tokenizer()
+            return [len(encode(tokenizer, text)) for text in texts]
+
+        return await anyio.to_thread.run_sync(count)
+
+    async def close(self) -> None:
+        """Stop the worker after the running step; waiting and later requests fail with BackendUnavailable."""
+        self._closed = True
+        await anyio.to_thread.run_sync(self._worker.close)
+        self._engine = None
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise closed_error()
+
+    async def _call(self, function: Callable[[], Any], ready: Callable[[list[Job]], bool] | None = None) -> Any:
+        """Run a function in the worker thread between two batches. Once queued it runs, also if this is cancelled."""
+        mailbox: Mailbox[Any] = Mailbox()
+        call = Call(function, mailbox.post, ready) if ready else Call(function, mailbox.post)
+        try:
+            self._worker.submit(call)
+            result = await mailbox.get()
+        finally:
+            mailbox.close()
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    def _get_tokenizer(self) -> PreTrainedTokenizerBase:
+        with self._tokenizer_lock:
+            if self._tokenizer is None:
+                self._tokenizer = load_tokenizer(self._folder)
+            return self._tokenizer
+
+    # What follows runs in the worker thread.
+
+    def _loaded(self) -> Engine:
+        if self._engine is None:
+            self._engine = self._load_engine(self._get_tokenizer())
+        return self._engine
+
+    def _slot(self, name: str | None) -> int | None:
+        if name is None:
+            return None
+        if name not in self._names:
+            loaded = ", ".join(sorted(self._names)) or "none"
+            raise AdapterNotLoaded(f"no adapter {name!r} is loaded (loaded: {loaded})", remedy="Load it first.")
+        return self._names[name]
+
+    def _retire(self, name: str) -> int | None:
+        slot = self._slot(name)
+        del self._names[name]
+        return slot
+
+    def _prepare(self, job: Job) -> None:
+        job.slot = self._slot(job.request.adapter)
+        job.prefix, job.ids = self._loaded().prompt(job.request, answer_tokens=job.request.max_new_tokens)
+
+    def _run_batch(self, jobs: list[Job], stopping: Callable[[], bool]) -> None:
+        decode(self._loaded(), jobs, stopping)

@@ -1,0 +1,177 @@
+"""The base model: loading it, and one forward pass for a batch of rows."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rag_tuned_memory.errors import MissingExtra, ModelIntegrityError, ModelNotPulled
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_SAMPLE = 1 << 20
+
+
+@contextmanager
+def needs_local_extra() -> Iterator[None]:
+    """Turn a missing torch, transformers or peft into MissingExtra."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise MissingExtra(
+            f"the local backend needs {error.name}", remedy="pip install 'rag-tuned-memory[local]'"
+        ) from error
+
+
+def identity(folder: Path) -> str:
+    """The model's name and a short hash that tells two versions apart, as ``name@hash``.
+
+    The hash covers configuration, tokenizer, and size and first MiB (shapes and first weights) of each weight file:
+    enough to notice another model without reading gigabytes.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.iterdir() if p.suffix in {".json", ".jinja", ".safetensors"}):
+        with path.open("rb") as file:
+            digest.update(f"{path.name}:{path.stat().st_size}:".encode())
+            digest.update(file.read(_SAMPLE))
+    return f"{folder.resolve().name}@{digest.hexdigest()[:12]}"
+
+
+def check_folder(folder: Path) -> None:
+    """Raise ModelNotPulled unless ``folder`` holds a model."""
+    if not (folder / "config.json").is_file():
+        raise ModelNotPulled(
+            "no model here: config.json is missing",
+            place=str(folder),
+            remedy="Run 'rtm pull MODEL', or name a folder that transformers can load.",
+        )
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a model folder.
+
+    Raises:
+        MissingExtra, ModelNotPulled, ModelIntegrityError: see ``errors``.
+    """
+    check_folder(folder)
+    with needs_local_extra():
+        from transformers import AutoTokenizer
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise ModelIntegrityError(f"the tokenizer cannot be loaded: {error}", place=str(folder)) from error
+
+
+@dataclass
+class LanguageModel:
+    """A causal language model, ready for inference. Only one thread may use it."""
+
+    lm: PreTrainedModel
+    context: int
+    """Most positions of prompt and answer together."""
+    end_ids: frozenset[int]
+    """Tokens that end an answer."""
+
+    @classmethod
+    def load(cls, folder: Path, *, device: str | None = None, dtype: str | None = None) -> LanguageModel:
+        """Load weights; ``device`` and ``dtype`` default to what this machine does best.
+
+        Raises:
+            MissingExtra, ModelNotPulled, ModelIntegrityError: see ``errors``.
+        """
+        check_folder(folder)
+        with needs_local_extra():
+            import peft  # noqa: F401 - so that what is missing is found now, not with the first adapter
+            import torch
+            from safetensors import SafetensorError
+            from transformers import AutoModelForCausalLM, GenerationConfig
+        target = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        kind = getattr(torch, dtype) if dtype else best_dtype(target)
+        try:
+            lm = AutoModelForCausalLM.from_pretrained(folder, dtype=kind, local_files_only=True).to(target).eval()
+            generation = GenerationConfig.from_model_config(lm.config)
+            if (folder / "generation_config.json").is_file():
+                generation = GenerationConfig.from_pretrained(folder, local_files_only=True)
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            raise ModelIntegrityError(
+                f"the model cannot be loaded: {error}", place=str(folder), remedy="Pull it again."
+            ) from error
+        lm.requires_grad_(False)
+        # With more than one row and one kept position the input of lm_head is a strided view, and matmul then copies
+        # the whole vocabulary matrix for each row: three times the time of a prefill.
+        lm.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
+        ends = generation.eos_token_id
+        ends = [ends] if isinstance(ends, int) else ends or []
+        return cls(lm=lm, context=lm.config.get_text_config().max_position_embeddings, end_ids=frozenset(ends))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        device: torch.device = self.lm.device
+        return device
+
+
+def best_dtype(device: str) -> torch.dtype:
+    """bfloat16 where the processor computes it natively, else float32."""
+    import torch
+
+    if device.startswith("cuda"):
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    if device != "cpu":
+        return torch.float32
+    return torch.bfloat16 if _cpu_has_bf16() else torch.float32
+
+
+def _cpu_has_bf16() -> bool:
+    cpuinfo = Path("/proc/cpuinfo")
+    if not os.access(cpuinfo, os.R_OK):
+        return False
+    flags = cpuinfo.read_text(errors="replace")
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+@dataclass
+class PaddedBatch:
+    """Rows of token ids padded on the left, so that every row's last token is in the last column.
+
+    ``ids`` and ``mask`` are ``(rows, columns)``; ``positions`` counts each row's tokens from ``start``, the length of
+    a shared prefix that lies before all of them.
+    """
+
+    ids: torch.Tensor
+    mask: torch.Tensor
+    positions: torch.Tensor
+
+    @classmethod
+    def of(cls, rows: Sequence[Sequence[int]], device: Any, *, start: int = 0) -> PaddedBatch:
+        """Pad ``rows`` (none empty)."""
+        import torch
+
+        columns = max(map(len, rows))
+        ids = torch.zeros(len(rows), columns, dtype=torch.long)
+        mask = torch.zeros(len(rows), columns, dtype=torch.long)
+        for index, row in enumerate(rows):
+            ids[index, columns - len(row) :] = torch.tensor(row)
+            mask[index, columns - len(row) :] = 1
+        positions = (mask.cumsum(1) - 1).clamp(min=0) + start
+        return cls(ids.to(device), mask.to(device), positions.to(device))
+
+    def next(self, tokens: torch.Tensor) -> PaddedBatch:
+        """The batch of one further token a row, ``(rows,)``; the mask covers what the cache holds, too."""
+        import torch
+
+        column = tokens[:, None]
+        return PaddedBatch(column, torch.cat([self.mask, torch.ones_like(column)], 1), self.positions[:, -1:] + 1)
+
+    def keep(self, rows: torch.Tensor) -> PaddedBatch:
+        """Only these rows."""
+        return PaddedBatch(self.ids[rows], self.mask[rows], self.positions[rows])
