@@ -164,8 +164,13 @@ class EpisodeStore(Protocol):
         """All passages of one trajectory in reading order; empty when there is none."""
         ...
 
-    async def passages_at(self, namespace: str, keys: Sequence[tuple[str, int, int]]) -> list[Passage]:
-        """The passages with these keys (trajectory id, step, chunk), ordered by key; those not there are left out."""
+    async def candidates_at(
+        self, namespace: str, keys: Sequence[tuple[str, int, int]], vector: Vectors
+    ) -> list[Candidate]:
+        """The passages with these keys (trajectory id, step, chunk) and their cosine to ``vector``, ordered by key.
+
+        Keys of nothing are left out; ``bm25`` is None.
+        """
         ...
 
     async def headings(self, namespace: str, trajectory_ids: Sequence[str]) -> dict[str, Heading]:

@@ -78,20 +78,6 @@ def passages(db: apsw.Connection, namespace: str, trajectory_id: str) -> list[Pa
     return [passage(trajectory_id, row) for row in found]
 
 
-def passages_at(db: apsw.Connection, namespace: str, keys: Sequence[tuple[str, int, int]]) -> list[Passage]:
-    """The passages with these keys (trajectory id, step, chunk), ordered by key."""
-    found = rows(
-        db,
-        # CROSS JOIN keeps the order: each key is looked up in the unique indexes
-        f"SELECT t.name, {PASSAGE_COLUMNS} FROM json_each(?) j CROSS JOIN trajectories t ON t.name = j.value ->> 0"
-        " AND t.namespace = (SELECT id FROM namespaces WHERE name = ?)"
-        " CROSS JOIN passages p ON p.trajectory = t.id AND p.step = j.value ->> 1 AND p.chunk = j.value ->> 2"
-        " ORDER BY t.name, p.step, p.chunk",
-        (json.dumps(sorted(set(keys))), namespace),
-    )
-    return [passage(name, columns) for name, *columns in found]
-
-
 def headings(db: apsw.Connection, path: str, namespace: str, trajectory_ids: Sequence[str]) -> dict[str, Heading]:
     """Headings by trajectory id, read from the stored JSON without building the trajectory."""
     found = rows(

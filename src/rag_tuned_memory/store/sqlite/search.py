@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,6 +68,33 @@ def candidates(db: apsw.Connection, namespace: str, query: Query) -> list[Candid
     by_cosine = {id(c) for c in sorted(found, key=_by_cosine)[: query.limit]}
     by_bm25 = {id(c) for c in sorted((c for c in found if c.bm25 is not None), key=_by_bm25)[: query.limit]}
     return sorted((c for c in found if id(c) in by_cosine | by_bm25), key=_by_cosine)
+
+
+def candidates_at(
+    db: apsw.Connection, namespace: str, keys: Sequence[tuple[str, int, int]], vector: Vectors
+) -> list[Candidate]:
+    """The passages with these keys and their cosines, ordered by key.
+
+    Raises:
+        InvalidVector: NaN, infinity, or another dimension than the namespace's.
+    """
+    row = value(db, "SELECT id, embedder FROM namespaces WHERE name = ?", (namespace,))
+    if row is None or not keys:
+        return []
+    number, embedder = row
+    dimension = EmbedderIdentity.model_validate_json(embedder).dimension
+    wanted = unit(checked([vector], rows=1, dimension=dimension))
+    found = rows(
+        db,
+        # CROSS JOIN keeps the order: each key is looked up in the unique indexes
+        "SELECT p.id FROM json_each(?) j"
+        " CROSS JOIN trajectories t ON t.namespace = ? AND t.name = j.value ->> 0"
+        " CROSS JOIN passages p ON p.trajectory = t.id AND p.step = j.value ->> 1 AND p.chunk = j.value ->> 2",
+        (json.dumps(sorted(set(keys))), number),
+    )
+    numbers = [one for (one,) in found]
+    cosines = _cosines(db, numbers, wanted[0])
+    return sorted(_load(db, numbers, cosines, {}), key=lambda candidate: candidate.passage.key)
 
 
 def _by_cosine(candidate: Candidate) -> tuple[Any, ...]:

@@ -101,10 +101,16 @@ class SqliteStore:
         validate_namespace(namespace)
         return await self._read(lambda db: reading.passages(db, namespace, trajectory_id))
 
-    async def passages_at(self, namespace: str, keys: Sequence[tuple[str, int, int]]) -> list[Passage]:
-        """The passages with these keys (trajectory id, step, chunk), ordered by key; those not there are left out."""
+    async def candidates_at(
+        self, namespace: str, keys: Sequence[tuple[str, int, int]], vector: Vectors
+    ) -> list[Candidate]:
+        """The passages with these keys and their cosine to ``vector``, ordered by key; keys of nothing are left out.
+
+        Raises:
+            InvalidVector: NaN, infinity, or another dimension than the namespace's vectors.
+        """
         validate_namespace(namespace)
-        return await self._read(lambda db: reading.passages_at(db, namespace, keys))
+        return await self._read(lambda db: search.candidates_at(db, namespace, keys, vector))
 
     async def headings(self, namespace: str, trajectory_ids: Sequence[str]) -> dict[str, Heading]:
         """Headings by trajectory id; ids that are not there are left out."""
