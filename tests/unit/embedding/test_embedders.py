@@ -170,7 +170,11 @@ async def test_open_embedder(tmp_path: Path, tiny_bert: Path) -> None:
 
 
 async def test_bad_arguments_and_bad_folders(tmp_path: Path, tiny_bert: Path) -> None:
-    for make in (lambda: HashingEmbedder(0), lambda: SentenceEmbedder(tiny_bert, batch_size=0)):
+    for make in (
+        lambda: HashingEmbedder(0),
+        lambda: SentenceEmbedder(tiny_bert, batch_size=0),
+        lambda: SentenceEmbedder(tiny_bert, batch_characters=0),
+    ):
         with pytest.raises(InvalidInput, match="must be 1 or more"):
             make()
     with pytest.raises(ModelNotPulled):

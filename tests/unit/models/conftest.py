@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from carried_model import FILES, make_wheel, sha256
 
 from rag_tuned_memory.models.catalog import CarrierSource, HubSource, KnownModel
-from tiny_model import FILES, make_wheel, sha256
 
 
 @pytest.fixture

@@ -12,8 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-
-from tiny_model import FILES, sha256
+from carried_model import FILES, sha256
 
 COMMIT = "a" * 40
 SCRIPT = """

@@ -11,13 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from carried_model import FILES, sha256
 
 from rag_tuned_memory.errors import MissingExtra, ModelError, ModelIntegrityError, ModelNotPulled
 from rag_tuned_memory.models import CATALOG, KnownModel, locate, pull, read_info, sources
 from rag_tuned_memory.models.catalog import find_model
 from rag_tuned_memory.models.extras import require
 from rag_tuned_memory.models.sources import SourceUnavailable
-from tiny_model import FILES, sha256
 
 
 def change_carrier(model: KnownModel, monkeypatch: pytest.MonkeyPatch, **changes: str) -> None:
