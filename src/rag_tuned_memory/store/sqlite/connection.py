@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import threading
 import time
 from collections.abc import Iterator
@@ -20,13 +21,34 @@ MEMORY = ":memory:"
 _PAGE_BYTES = 8192
 """Five vectors of 384 dimensions fill a page of 8 KiB, two one of 4 KiB: a quarter of the file is saved."""
 _CACHE_KIBIBYTES = 32_000
+_MOST_PAGES = 0xFFFFFFFE
+
+
+class _Patience:
+    """Waits for a lock in short, uneven naps.
+
+    SQLite's own busy timeout naps for up to 100 ms, during which a process that writes without pause has taken the
+    lock again many times; with short naps each waiting process gets its turn.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._deadline = 0.0
+
+    def __call__(self, calls_before: int) -> bool:
+        if calls_before == 0:
+            self._deadline = time.monotonic() + self._seconds
+        if time.monotonic() >= self._deadline:
+            return False
+        time.sleep(random.uniform(0.0002, 0.002))
+        return True
 
 
 def _connect(path: str, busy_timeout: float) -> apsw.Connection:
     flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | apsw.SQLITE_OPEN_NOMUTEX
     db = apsw.Connection(path, flags=flags)
     try:
-        db.set_busy_timeout(round(busy_timeout * 1000))
+        db.set_busy_handler(_Patience(busy_timeout))
         db.enable_load_extension(True)
         db.load_extension(sqlite_vec.loadable_path())
         db.enable_load_extension(False)
@@ -37,7 +59,7 @@ def _connect(path: str, busy_timeout: float) -> apsw.Connection:
     return db
 
 
-def open_writer(path: str, *, busy_timeout: float, max_bytes: int | None = None) -> apsw.Connection:
+def open_writer(path: str, *, busy_timeout: float) -> apsw.Connection:
     """Open the file for writing: create it if need be, refuse foreign ones, migrate.
 
     Raises:
@@ -54,8 +76,6 @@ def open_writer(path: str, *, busy_timeout: float, max_bytes: int | None = None)
         db.pragma("foreign_keys", True)
         db.pragma("secure_delete", True)
         migrate(db)
-        if max_bytes is not None:
-            db.pragma("max_page_count", max(1, max_bytes // db.pragma("page_size")))
     except BaseException:
         db.close()
         raise
@@ -113,10 +133,16 @@ class Pool:
         self._process = os.getpid()
 
     @contextmanager
-    def writer(self) -> Iterator[apsw.Connection]:
-        """The connection that writes, inside one transaction that commits when the block ends."""
-        with translated(self.path), self._writing, _transaction(self._open_writer(), "BEGIN IMMEDIATE") as db:
-            yield db
+    def writer(self, *, bounded: bool = True) -> Iterator[apsw.Connection]:
+        """The connection that writes, inside one transaction that commits when the block ends.
+
+        ``bounded=False`` lets this transaction exceed ``max_bytes``: deleting may need a page before it frees many.
+        """
+        with translated(self.path), self._writing:
+            connection = self._open_writer()
+            self._bound(connection, bounded)
+            with _transaction(connection, "BEGIN IMMEDIATE") as db:
+                yield db
 
     @contextmanager
     def reader(self) -> Iterator[apsw.Connection]:
@@ -138,13 +164,13 @@ class Pool:
         """Move the log into the file and empty it, as far as readers allow without waiting."""
         with translated(self.path), self._writing:
             db = self._open_writer()
-            db.set_busy_timeout(0)
+            db.set_busy_handler(None)
             try:
-                db.pragma("wal_checkpoint(TRUNCATE)")
+                db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
             except apsw.BusyError:
                 pass  # the next checkpoint does it
             finally:
-                db.set_busy_timeout(round(self._busy_timeout * 1000))
+                db.set_busy_handler(_Patience(self._busy_timeout))
 
     def close(self) -> None:
         """Close every connection once its work is done; closing twice is allowed."""
@@ -166,15 +192,22 @@ class Pool:
         try:
             return self._idle.pop()
         except IndexError:
-            with self._writing:
-                self._open_writer()
+            # only the first reader waits for the writer, which makes the file; later ones never wait for a write
+            if self._writer is None:
+                with self._writing:
+                    self._open_writer()
             return open_reader(self.path, busy_timeout=self._busy_timeout)
 
     def _open_writer(self) -> apsw.Connection:
         self._check_usable()
         if self._writer is None:
-            self._writer = open_writer(self.path, busy_timeout=self._busy_timeout, max_bytes=self._max_bytes)
+            self._writer = open_writer(self.path, busy_timeout=self._busy_timeout)
         return self._writer
+
+    def _bound(self, db: apsw.Connection, bounded: bool) -> None:
+        if self._max_bytes is not None:
+            pages = max(1, self._max_bytes // db.pragma("page_size")) if bounded else _MOST_PAGES
+            db.pragma("max_page_count", pages)
 
     def _check_usable(self) -> None:
         if self._closed:

@@ -135,7 +135,7 @@ class SqliteStore:
         validate_namespace(namespace)
         if isinstance(trajectory_ids, str):
             raise InvalidInput("trajectory_ids must be a list of ids, not one text", remedy="Write [id].")
-        removed = await self._write(lambda db: writing.delete(db, namespace, trajectory_ids))
+        removed = await self._write(lambda db: writing.delete(db, namespace, trajectory_ids), bounded=False)
         if removed:
             await anyio.to_thread.run_sync(self._pool.checkpoint, limiter=self._writing.get())
         return removed
@@ -181,9 +181,9 @@ class SqliteStore:
 
         return await anyio.to_thread.run_sync(run, limiter=self._reading.get())
 
-    async def _write(self, work: Callable[[apsw.Connection], T]) -> T:
+    async def _write(self, work: Callable[[apsw.Connection], T], *, bounded: bool = True) -> T:
         def run() -> T:
-            with self._pool.writer() as db:
+            with self._pool.writer(bounded=bounded) as db:
                 return work(db)
 
         return await anyio.to_thread.run_sync(run, limiter=self._writing.get())
