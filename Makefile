@@ -1,0 +1,34 @@
+# make demo   record, recall, distil, gate, serve and answer on a generated history; results in build/demo
+# make test   linters, types, layers and all tests
+# Both make the same environment (.venv) first, and do nothing twice. PYTHON chooses the interpreter (3.11 or newer).
+
+PYTHON ?= python3
+VENV ?= .venv
+DEMO ?= build/demo
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test install format clean
+
+demo: $(INSTALLED)
+	$(BIN)/python -m rag_tuned_memory.demo.run --folder $(DEMO)
+
+test: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt scripts/install.py
+	$(PYTHON) scripts/install.py $(VENV)
+	touch $@
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf build .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
