@@ -72,6 +72,7 @@ async def test_codes_ids_paths_and_stems_are_found_first(store: EpisodeStore, qu
         "*" * 50,
         "word " * 5000,
     ],
+)
 async def test_text_never_becomes_syntax(store: EpisodeStore, query: str) -> None:
     await fill(store, "a word", "b word", "x y z")
     assert isinstance(await store.candidates("alice", query, vector("q"), limit=2), list)
