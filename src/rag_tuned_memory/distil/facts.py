@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -34,8 +35,8 @@ class Fact(BaseModel):
 
 
 def normalise(text: str) -> str:
-    """Lower case, words and digits only, articles left out, single spaces."""
-    words = re.findall(r"[a-z0-9]+", text.lower())
+    """Lower case, words and digits of any script only, articles left out, single spaces."""
+    words = re.findall(r"[^\W_]+", unicodedata.normalize("NFKC", text).lower())
     return " ".join(word for word in words if word not in ("a", "an", "the"))
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from rag_tuned_memory.distil.dataset import Example
 from rag_tuned_memory.distil.evaluation import TrainingCurvePoint
-from rag_tuned_memory.distil.packing import Tokenised, pack
+from rag_tuned_memory.distil.packing import Row, Tokenised, pack
 from rag_tuned_memory.distil.recipe import Recipe
 from rag_tuned_memory.errors import DistilError, TrainingDiverged
 from rag_tuned_memory.serving.chat import encode, render
@@ -45,10 +45,15 @@ class Progress:
 
 @dataclass(slots=True)
 class Trained:
-    """What a training run did. ``peak_memory_bytes`` is of the whole process."""
+    """What a training run did.
+
+    ``tokens`` are computed positions: a beginning that packed examples share counts once. ``example_tokens`` counts
+    each example whole. ``peak_memory_bytes`` is of the whole process.
+    """
 
     folder: Path
     tokens: int = 0
+    example_tokens: int = 0
     seconds: float = 0.0
     steps: int = 0
     left_out: int = 0
@@ -58,7 +63,7 @@ class Trained:
 
     @property
     def tokens_per_second(self) -> float:
-        """Trained tokens, prompts included, per second of training."""
+        """Computed positions per second of training."""
         return self.tokens / self.seconds if self.seconds else 0.0
 
 
@@ -93,9 +98,11 @@ def train(
     dtype = fastest_dtype(device)
     tokenizer = AutoTokenizer.from_pretrained(base)
     model = _lora_model(base, recipe, dtype, device)
-    rows, left_out = _rows(examples, tokenizer, recipe)
+    rows, example_tokens, left_out = _rows(examples, tokenizer, recipe)
     run = _Run(model, rows, recipe, folder, dtype, device)
-    trained = Trained(folder / "adapter", left_out=left_out, dtype=str(dtype).removeprefix("torch."))
+    trained = Trained(
+        folder / "adapter", example_tokens=example_tokens, left_out=left_out, dtype=str(dtype).removeprefix("torch.")
+    )
     run.resume(trained)
     for progress in run.steps(trained):
         if on_progress:
@@ -163,7 +170,7 @@ def _lora_model(base: Path, recipe: Recipe, dtype: torch.dtype, device: str) -> 
     return wrapped
 
 
-def _rows(examples: Sequence[Example], tokenizer: Any, recipe: Recipe) -> tuple[list[list[Tokenised]], int]:
+def _rows(examples: Sequence[Example], tokenizer: Any, recipe: Recipe) -> tuple[list[Row], int, int]:
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
     if end is None or end == tokenizer.unk_token_id:
         end = tokenizer.eos_token_id
@@ -178,14 +185,14 @@ def _rows(examples: Sequence[Example], tokenizer: Any, recipe: Recipe) -> tuple[
         if len(example.ids) <= recipe.max_length:
             kept.append(example)
             used += len(example.ids)
-    return pack(kept, recipe.batch_tokens), len(tokenised) - len(kept)
+    return list(pack(kept, recipe.batch_tokens)), used, len(tokenised) - len(kept)
 
 
 class _Run:
     """The state of one training run."""
 
     def __init__(
-        self, model: Any, rows: list[list[Tokenised]], recipe: Recipe, folder: Path, dtype: torch.dtype, device: str
+        self, model: Any, rows: list[Row], recipe: Recipe, folder: Path, dtype: torch.dtype, device: str
     ) -> None:
         import torch
 
@@ -206,7 +213,7 @@ class _Run:
                     f"the loss is {loss} at step {position + 1}", remedy="Lower recipe.learning_rate."
                 )
             seconds = time.perf_counter() - start
-            tokens = sum(len(example.ids) for example in self.rows[position])
+            tokens = len(self.rows[position].ids)
             trained.steps, trained.tokens, trained.seconds = (
                 position + 1,
                 trained.tokens + tokens,
@@ -234,7 +241,7 @@ class _Run:
         self.optimizer.zero_grad()
         return float(loss.detach())
 
-    def _loss(self, row: list[Tokenised]) -> torch.Tensor:
+    def _loss(self, row: Row) -> torch.Tensor:
         import torch
 
         ids, positions, mask, predictors, targets = _tensors(row, self.dtype)
@@ -291,33 +298,16 @@ def _schedule(position: int, steps: int) -> float:
     return max(0.02, (steps - position) / max(1, steps - warm))
 
 
-def _tensors(row: list[Tokenised], dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
-    """``(ids, positions, mask, predictors, targets)`` of one packed row.
-
-    The mask is causal inside each example and closed between examples: shape ``(1, 1, tokens, tokens)``, added to the
-    attention scores. ``predictors`` are the positions whose next token is learnt.
-    """
+def _tensors(row: Row, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+    """``(ids, positions, mask, predictors, targets)``; the mask, ``(1, 1, tokens, tokens)``, is added to scores."""
     import torch
 
-    ids: list[int] = []
-    positions: list[int] = []
-    owners: list[int] = []
-    predictors: list[int] = []
-    targets: list[int] = []
-    for number, example in enumerate(row):
-        offset = len(ids)
-        ids += example.ids
-        positions += range(len(example.ids))
-        owners += [number] * len(example.ids)
-        predictors += range(offset + example.answer_start - 1, offset + len(example.ids) - 1)
-        targets += example.ids[example.answer_start :]
-    owner = torch.tensor(owners)
-    allowed = (owner[:, None] == owner[None, :]).tril()
-    mask = torch.zeros(len(ids), len(ids), dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)
+    visible = torch.from_numpy(row.visible())
+    mask = torch.zeros(visible.shape, dtype=dtype).masked_fill(~visible, torch.finfo(dtype).min)
     return (
-        torch.tensor([ids]),
-        torch.tensor([positions]),
+        torch.tensor([row.ids]),
+        torch.tensor([row.depths]),
         mask[None, None],
-        torch.tensor(predictors),
-        torch.tensor(targets),
+        torch.tensor(row.predictors),
+        torch.tensor(row.targets),
     )
