@@ -29,7 +29,8 @@ def support(scores: Mapping[Key, float]) -> dict[Key, tuple[float, Key]]:
     best: dict[Key, tuple[float, Key]] = {}
     for key, score in scores.items():
         for beside in adjacent(key):
-            if beside not in best or score > best[beside][0]:
+            # equal scores: the earlier one, whatever the order they come in
+            if beside not in best or (-score, key) < (-best[beside][0], best[beside][1]):
                 best[beside] = (score, key)
     return best
 
