@@ -91,11 +91,10 @@ class OpenAITeacher:
             reply = await self._client.chat.completions.create(
                 model=self._model, messages=chat, max_tokens=max_tokens, temperature=0
             )
+            return str(reply.choices[0].message.content or "")
         except self._openai.OpenAIError as error:
             raise self._ours(error) from error
-        try:
-            return str(reply.choices[0].message.content or "")
-        except (AttributeError, IndexError, TypeError) as error:
+        except (AttributeError, IndexError, TypeError, ValueError) as error:  # the client checks no reply's form
             raise BackendError(
                 "the reply is no chat completion",
                 place=f"teacher {self._base_url}",
