@@ -10,6 +10,7 @@ from rag_tuned_memory.store.base import (
     Filter,
     Heading,
     Passage,
+    Projection,
     StoredTrajectory,
     StoreStats,
 )
@@ -21,6 +22,7 @@ __all__ = [
     "Filter",
     "Heading",
     "Passage",
+    "Projection",
     "StoreStats",
     "StoredTrajectory",
     "open_store",

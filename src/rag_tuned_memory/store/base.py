@@ -106,6 +106,16 @@ class StoredTrajectory:
 
 
 @dataclass(frozen=True, slots=True)
+class Projection:
+    """What is derived from a trajectory's content for searching; ``vectors[i]`` belongs to ``passages[i]``."""
+
+    trajectory_id: str
+    content_hash: str
+    passages: Sequence[Passage]
+    vectors: Vectors
+
+
+@dataclass(frozen=True, slots=True)
 class Heading:
     """What is said of a trajectory above its passages, without reading all of it."""
 
@@ -187,6 +197,17 @@ class EpisodeStore(Protocol):
 
     async def delete(self, namespace: str, trajectory_ids: Sequence[str]) -> list[str]:
         """Remove trajectories with everything derived from them; returns the ids that were there."""
+        ...
+
+    async def rebuild(self, namespace: str, projections: Sequence[Projection], embedder: EmbedderIdentity) -> list[str]:
+        """Replace everything derived from the trajectories of a namespace, in one transaction, by ``projections``.
+
+        Returns the ids of trajectories whose present content no projection is of; where there are any, nothing has
+        changed. Projections of what is not there are left out. Afterwards the vectors are ``embedder``'s.
+
+        Raises:
+            InvalidVector: NaN, infinity or another shape; nothing has changed.
+        """
         ...
 
     async def namespaces(self) -> list[str]: ...

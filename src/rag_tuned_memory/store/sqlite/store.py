@@ -14,8 +14,17 @@ import apsw
 
 from rag_tuned_memory.embedding.base import EmbedderIdentity, Vectors
 from rag_tuned_memory.errors import InvalidInput, StoreCorrupt
-from rag_tuned_memory.store.base import NO_FILTER, Candidate, Filter, Heading, Passage, StoredTrajectory, StoreStats
-from rag_tuned_memory.store.sqlite import integrity, reading, search, writing
+from rag_tuned_memory.store.base import (
+    NO_FILTER,
+    Candidate,
+    Filter,
+    Heading,
+    Passage,
+    Projection,
+    StoredTrajectory,
+    StoreStats,
+)
+from rag_tuned_memory.store.sqlite import integrity, reading, rebuilding, search, writing
 from rag_tuned_memory.store.sqlite.connection import MEMORY, Pool
 from rag_tuned_memory.trajectory import Trajectory, validate_namespace
 
@@ -139,6 +148,11 @@ class SqliteStore:
         if removed:
             await anyio.to_thread.run_sync(self._pool.checkpoint, limiter=self._writing.get())
         return removed
+
+    async def rebuild(self, namespace: str, projections: Sequence[Projection], embedder: EmbedderIdentity) -> list[str]:
+        """Replace everything derived from the trajectories of a namespace; see ``EpisodeStore.rebuild``."""
+        validate_namespace(namespace)
+        return await self._write(lambda db: rebuilding.rebuild(db, namespace, projections, embedder))
 
     async def namespaces(self) -> list[str]:
         """Namespaces that hold a trajectory, sorted."""

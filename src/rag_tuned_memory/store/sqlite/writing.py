@@ -49,24 +49,31 @@ def prepare(
         InvalidVector: NaN, infinity or another shape.
         InvalidInput: a passage of another trajectory, two passages with the same key, or text that is not UTF-8.
     """
+    return Record(
+        trajectory=trajectory,
+        content_hash=trajectory.content_hash,
+        json=trajectory.model_dump_json(),
+        passages=encoded(trajectory.id, passages, vectors, embedder),
+        embedder=embedder,
+    )
+
+
+def encoded(
+    trajectory_id: str, passages: Sequence[Passage], vectors: Vectors, embedder: EmbedderIdentity
+) -> dict[_Columns, tuple[bytes, bytes]]:
+    """The columns of each passage, with its vector and signature. Raises as ``prepare`` does."""
     array = unit(checked(vectors, rows=len(passages), dimension=embedder.dimension))
     keys = set()
     for number, one in enumerate(passages):
-        place = f"passage {number} of trajectory {trajectory.id}"
-        if one.trajectory_id != trajectory.id:
+        place = f"passage {number} of trajectory {trajectory_id}"
+        if one.trajectory_id != trajectory_id:
             raise InvalidInput(f"it belongs to trajectory {one.trajectory_id}", place=place)
         if one.key in keys:
             raise InvalidInput(f"a second passage has step {one.step} and chunk {one.chunk}", place=place)
         keys.add(one.key)
         _check_text(one, place)
     blobs = zip((row.tobytes() for row in array), (row.tobytes() for row in signatures(array)), strict=True)
-    return Record(
-        trajectory=trajectory,
-        content_hash=trajectory.content_hash,
-        json=trajectory.model_dump_json(),
-        passages=dict(zip(map(passage_columns, passages), blobs, strict=True)),
-        embedder=embedder,
-    )
+    return dict(zip(map(passage_columns, passages), blobs, strict=True))
 
 
 def _check_text(passage: Passage, place: str) -> None:
@@ -92,7 +99,7 @@ def put(db: apsw.Connection, record: Record, path: str) -> bool:
     if stored and stored[1] == record.content_hash:
         return False
     trajectory = _write_trajectory(db, namespace, record)
-    _write_passages(db, namespace, trajectory, record.passages)
+    write_passages(db, namespace, trajectory, record.passages)
     return True
 
 
@@ -152,7 +159,7 @@ def _write_trajectory(db: apsw.Connection, namespace: int, record: Record) -> in
     return trajectory
 
 
-def _write_passages(
+def write_passages(
     db: apsw.Connection, namespace: int, trajectory: int, wanted: dict[_Columns, tuple[bytes, bytes]]
 ) -> None:
     """Make the stored passages the wanted ones.
