@@ -112,14 +112,17 @@ def _nearest(db: apsw.Connection, namespace: int, vector: Vectors, query: Query)
     condition = "s.namespace = :namespace"
     if query.where:
         sql, more = filters.of_both(query.where)
-        source = "passages p JOIN trajectories t ON t.id = p.trajectory JOIN signatures s ON s.passage = p.id"
-        condition = f"p.namespace = :namespace AND t.namespace = :namespace AND s.namespace = :namespace{sql}"
+        # CROSS JOIN keeps the order: the filter's covering index first, so that no passage's text is read
+        source = (
+            "passages p CROSS JOIN trajectories t ON t.id = p.trajectory"
+            " CROSS JOIN signatures s ON s.namespace = p.namespace AND s.passage = p.id"
+        )
+        condition = f"p.namespace = :namespace{sql}"
         values |= more
     few = max(query.exact_passages, query.limit)
     found = f"SELECT s.passage FROM {source} WHERE {condition}"
-    first = [n for (n,) in rows(db, f"{found} LIMIT :few", values | {"few": few + 1})]
-    if len(first) <= few:
-        return first
+    if _count(db, found, few + 1, **values) <= few:
+        return [n for (n,) in rows(db, found, values)]
     nearest = f"{found} ORDER BY vec_distance_hamming(vec_bit(s.bits), vec_bit(:bits)), s.passage LIMIT :rescored"
     rescored = max(_RESCORED * query.limit, _RESCORED_AT_LEAST)
     values |= {"bits": signatures(vector).tobytes(), "rescored": rescored}
