@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Self
+from typing import ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from rag_tuned_memory.errors import InvalidInput, InvalidRecipe
-from rag_tuned_memory.trajectory import describe
+from rag_tuned_memory.distil.checked import CheckedModel
+from rag_tuned_memory.errors import InvalidInput
 
 
-class DistilPolicy(BaseModel):
+class DistilPolicy(CheckedModel):
     """What starts a run; any one of the three triggers does, and None switches a trigger off.
 
     Raises InvalidRecipe, naming the field, for values that are out of range and for a policy that can never fire
     (inside another pydantic model, that model's ValidationError says the same).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    named: ClassVar[str] = "distillation policy"
 
     every_n: int | None = Field(default=20, ge=1)
     """So many trajectories that the last run did not see."""
@@ -29,12 +29,6 @@ class DistilPolicy(BaseModel):
     """So many failed episodes that the last run did not see."""
     min_trajectories: int = Field(default=5, ge=1)
     """Nothing starts while the namespace holds fewer in all."""
-
-    def __init__(self, **values: Any) -> None:
-        try:
-            super().__init__(**values)
-        except ValidationError as error:
-            raise InvalidRecipe(describe(error), place="distillation policy") from error
 
     @model_validator(mode="after")
     def _can_fire(self) -> Self:

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from rag_tuned_memory.errors import InvalidRecipe
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from rag_tuned_memory.distil.checked import CheckedModel
 
 
-class LoraRecipe(_Part):
+class LoraRecipe(CheckedModel):
     """The adapter's shape, in PEFT's words. All linear layers of every block, equal rank: what all servers load."""
 
     rank: int = Field(default=16, ge=1, le=256)
@@ -21,7 +17,7 @@ class LoraRecipe(_Part):
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
 
-class Gate(_Part):
+class Gate(CheckedModel):
     """What an adapter must show before it may serve; shares and ratios, not percents."""
 
     local_recall: float = Field(default=0.85, ge=0, le=1)
@@ -39,7 +35,7 @@ class Gate(_Part):
     """Least mean difference of canary log-probabilities between adapter and base, nats a token."""
 
 
-class Mixture(_Part):
+class Mixture(CheckedModel):
     """How often things are seen in training. A count that is not whole is met on average, by a seeded draw.
 
     Without context, with the matching one and with a wrong one (PA-RAG, arXiv 2502.08356): an adapter that was
@@ -48,23 +44,23 @@ class Mixture(_Part):
     instructions with the base model's own answers, against forgetting.
     """
 
-    exposures: float = Field(default=8, ge=1)
+    exposures: float = Field(default=12, ge=1)
     """Times that each fact is asked without context, each time in another phrasing while there are any."""
-    matched: float = Field(default=0.5, ge=0)
+    matched: float = Field(default=0.25, ge=0)
     """Times that each fact is asked beside what recall finds for it."""
-    mismatched: float = Field(default=0.3, ge=0)
+    mismatched: float = Field(default=0.15, ge=0)
     """Times that each fact is asked beside what recall finds for another."""
-    reading: float = Field(default=0.5, ge=0)
+    reading: float = Field(default=0.4, ge=0)
     """Times that each local fact is asked of an invented episode whose text is the context."""
     unknown: float = Field(default=0.08, ge=0, le=1)
     """Questions about unknown entities, as a share of the questions without context."""
     summaries: float = Field(default=1, ge=0)
     """Times that each episode is told as a whole."""
-    replay: float = Field(default=0.12, ge=0)
+    replay: float = Field(default=0.1, ge=0)
     """General instructions, as a share of all other examples."""
 
 
-class Recipe(_Part):
+class Recipe(CheckedModel):
     """One distillation run."""
 
     lora: LoraRecipe = LoraRecipe()
@@ -82,7 +78,7 @@ class Recipe(_Part):
     teacher_questions: int = Field(default=0, ge=0)
     """Questions that a teacher model writes for each episode; 0: no teacher."""
     learning_rate: float = Field(default=2e-3, gt=0)
-    batch_tokens: int = Field(default=384, ge=16)
+    batch_tokens: int = Field(default=160, ge=16)
     """Tokens of one optimiser step, prompts counted. Examples are packed: nothing is padding."""
     max_tokens: int = Field(default=2_000_000, ge=1)
     """Training ends here. What is left out is the last rounds, not some of the facts."""
@@ -94,9 +90,8 @@ class Recipe(_Part):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.context_tokens >= self.max_length:
-            raise InvalidRecipe(
-                f"a context of {self.context_tokens} tokens leaves no room in max_length {self.max_length}",
-                place="recipe.context_tokens",
-                remedy="Lower context_tokens or raise max_length.",
+            raise ValueError(
+                f"context_tokens {self.context_tokens} leaves no room in max_length {self.max_length}: "
+                "lower context_tokens or raise max_length"
             )
         return self

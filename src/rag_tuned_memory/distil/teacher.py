@@ -37,7 +37,7 @@ NEAR_DUPLICATE = 0.9
 """Questions this alike (ratio of difflib, 1 is the same) are one question."""
 TOKENS_PER_QUESTION = 96
 EPISODE_TOKENS = 1_200
-_MAX_REPLY_CHARACTERS = 200_000
+_MAX_REPLY_CHARACTERS = 50_000
 _MAX_LINE_CHARACTERS = 2_000
 
 
