@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from rag_tuned_memory.distil.dataset import Example
 from rag_tuned_memory.distil.dialogue import general_messages, memory_messages
 from rag_tuned_memory.distil.facts import Fact
-from rag_tuned_memory.distil.labels import Episode, day
+from rag_tuned_memory.distil.labels import DATE, Episode, head
 from rag_tuned_memory.distil.local_facts import attribute_keys, outcome_text
 from rag_tuned_memory.distil.phrasing import abstention, capitalised, questions, summaries
 from rag_tuned_memory.distil.recipe import Mixture
 from rag_tuned_memory.distil.replay import Replay
 from rag_tuned_memory.distil.unknown import Strangers, unknown_facts
+from rag_tuned_memory.recall.passages import day
 
 Recaller = Callable[[str], str]
 """From a question to the fenced text that our own recall puts into a prompt for it; empty when nothing is found."""
@@ -87,7 +88,7 @@ def _with_contexts(material: Material, mixture: Mixture, random_: random.Random)
             examples.append(Example.make(prompt, answer_text(fact.answer), fact.kind, "matched", fact.id))
         for _ in range(times(mixture.mismatched, random_) if len(found) > 1 else 0):
             other_id, other = random_.choice(found)
-            if other_id != fact.id:
+            if other_id != fact.id and other != own:
                 prompt = memory_messages(random_.choice(wordings), other)
                 examples.append(Example.make(prompt, answer_text(fact.answer), fact.kind, "mismatched", fact.id))
     return examples
@@ -129,10 +130,20 @@ def _asked_for(fact: Fact) -> str:
 
 
 def _rewritten(context: str, fact: Fact, label: str, answer: str) -> str | None:
-    old_name, new_name = fact.slots["label"].split()[-1], label.split()[-1]
-    named = re.subn(rf"\b{re.escape(old_name)}\b", lambda _: new_name, context)
-    said = re.subn(re.escape(fact.answer), lambda _: answer, named[0], flags=re.IGNORECASE)
-    return said[0] if named[1] and said[1] else None
+    named = _replaced(context, _name(fact.slots["label"]), _name(label))
+    return _replaced(named, fact.answer, answer) if named else None
+
+
+def _name(label: str) -> str:
+    """The part of a label that stands in an episode's text: its date, or its identifier."""
+    date = DATE.search(label)
+    return date[0] if date else head(label).split()[-1]
+
+
+def _replaced(text: str, old: str, new: str) -> str | None:
+    """``text`` with every whole ``old`` replaced, None where there is none."""
+    changed, count = re.subn(rf"(?<!\w){re.escape(old)}(?!\w)", lambda _: new, text, flags=re.IGNORECASE)
+    return changed if count else None
 
 
 def _unknown(material: Material, count: int, strangers: Strangers, seed: int, random_: random.Random) -> list[Example]:

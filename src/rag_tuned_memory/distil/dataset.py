@@ -69,7 +69,7 @@ def write_dataset(path: Path, examples: Sequence[Example]) -> str:
 
 def read_dataset(path: Path) -> list[Example]:
     """Read what ``write_dataset`` wrote."""
-    return [Example.model_validate_json(line) for line in path.read_text("utf-8").splitlines()]
+    return [Example.model_validate_json(line) for line in path.read_bytes().splitlines()]
 
 
 def composition(examples: Sequence[Example]) -> dict[str, int]:

@@ -35,9 +35,9 @@ class Fact(BaseModel):
 
 
 def normalise(text: str) -> str:
-    """Lower case, words and digits of any script only, articles left out, single spaces."""
+    """Lower case, words and digits of any script only, articles left out where anything else is said, single spaces."""
     words = re.findall(r"[^\W_]+", unicodedata.normalize("NFKC", text).lower())
-    return " ".join(word for word in words if word not in ("a", "an", "the"))
+    return " ".join([word for word in words if word not in ("a", "an", "the")] or words)
 
 
 def is_correct(answer: str, gold: str) -> bool:

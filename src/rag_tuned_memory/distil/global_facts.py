@@ -9,8 +9,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
-from rag_tuned_memory.distil.facts import Fact
-from rag_tuned_memory.distil.labels import Episode, noun
+from rag_tuned_memory.distil.facts import Fact, normalise
+from rag_tuned_memory.distil.labels import Episode, month, noun
 from rag_tuned_memory.distil.local_facts import attribute_keys
 from rag_tuned_memory.distil.phrasing import topic_for
 
@@ -37,7 +37,7 @@ def global_facts(episodes: Sequence[Episode], *, limit: int) -> list[Fact]:
         *_counts(episodes, keys, words),
         *_first(episodes, words),
     ]
-    return found[:limit]
+    return [fact for fact in found if normalise(fact.answer)][:limit]
 
 
 def categories(episodes: Sequence[Episode]) -> list[str]:
@@ -51,7 +51,7 @@ def categories(episodes: Sequence[Episode]) -> list[str]:
 
 
 def _fact(topic: str, slots: dict[str, str], answer: object, of: Iterable[Episode]) -> Fact:
-    ids = tuple(episode.view.trajectory_id for episode in of)
+    ids = tuple(dict.fromkeys(episode.view.trajectory_id for episode in of))
     return Fact(kind="global", topic=topic, slots=slots, answer=str(answer), trajectory_ids=ids)
 
 
@@ -125,16 +125,16 @@ def _failures(episodes: Sequence[Episode], words: dict[str, str]) -> Iterator[Fa
 
 def _over_time(episodes: Sequence[Episode], words: dict[str, str]) -> Iterator[Fact]:
     dated = [(e.view.time, e) for e in episodes if e.view.time]
-    months = Counter(f"{time:%B %Y}" for time, _ in dated)
+    months = Counter(month(time) for time, _ in dated)
     if len(months) < 2:
         return
     every = [e for _, e in dated]
-    if best := mode(f"{time:%B %Y}" for time, _ in dated):
+    if best := mode(month(time) for time, _ in dated):
         yield _fact("busiest_month", words, best[0], every)
     if trend := _trend([time for time, _ in dated]):
         yield _fact("trend", words, trend, every)
-    for month, count in months.items():
-        yield _fact("month_count", {**words, "month": month}, count, every)
+    for name, count in months.items():
+        yield _fact("month_count", {**words, "month": name}, count, every)
 
 
 def _trend(times: Sequence[datetime]) -> str | None:

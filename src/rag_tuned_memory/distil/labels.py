@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from rag_tuned_memory.distil.views import EpisodeView
+from rag_tuned_memory.recall.passages import day
+
+DATE = re.compile(r"\d+ [A-Z][a-z]+ \d{4}")
+"""What ``day`` writes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +55,14 @@ def noun(episodes: Sequence[Episode]) -> str:
     return word if word.isalpha() and word.islower() and count > len(episodes) / 2 else "episode"
 
 
-def day(time: datetime) -> str:
-    """``4 March 2026``."""
-    return f"{time.day} {time:%B %Y}"
+def month(time: datetime) -> str:
+    """``March 2026``."""
+    return day(time).partition(" ")[2]
+
+
+def head(label: str) -> str:
+    """A label without the number that tells episodes of one entity apart."""
+    return label.partition(", run ")[0]
 
 
 def _entity(view: EpisodeView, spread: Counter[str], *, alone: bool) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from rag_tuned_memory.distil.facts import Fact
-from rag_tuned_memory.distil.labels import Episode, day
+from rag_tuned_memory.distil.facts import Fact, normalise
+from rag_tuned_memory.distil.labels import Episode
 from rag_tuned_memory.distil.phrasing import topic_for
+from rag_tuned_memory.distil.views import words
+from rag_tuned_memory.recall.passages import day
 
 MAX_ATTRIBUTES = 3
 MAX_GOAL_CHARACTERS = 70
@@ -22,10 +24,11 @@ def local_facts(episodes: Sequence[Episode], *, per_episode: int) -> list[Fact]:
     by_entity: dict[str, list[Episode]] = defaultdict(list)
     for episode in episodes:
         by_entity[episode.entity].append(episode)
+    spoken = _where_spoken(episodes)
     facts: dict[str, Fact] = {}
     for episode in episodes:
-        found = _candidates(episode, by_entity[episode.entity], keys, episodes)
-        for fact in list(found)[:per_episode]:
+        found = _candidates(episode, by_entity[episode.entity], keys, episodes, spoken)
+        for fact in [fact for fact in found if normalise(fact.answer)][:per_episode]:
             facts.setdefault(fact.id, fact)
     return list(facts.values())
 
@@ -66,7 +69,11 @@ def outcome_text(episode: Episode) -> str | None:
 
 
 def _candidates(
-    episode: Episode, siblings: Sequence[Episode], keys: Sequence[str], episodes: Sequence[Episode]
+    episode: Episode,
+    siblings: Sequence[Episode],
+    keys: Sequence[str],
+    episodes: Sequence[Episode],
+    spoken: Mapping[str, set[str]],
 ) -> Iterator[Fact]:
     view = episode.view
     for key in keys:
@@ -79,7 +86,7 @@ def _candidates(
         yield _fact("date", {"label": episode.label}, day(view.time), [episode])
     if outcome := outcome_text(episode):
         yield _fact("outcome", {"label": episode.label}, outcome, [episode])
-    yield from _mentions(episode, episodes)
+    yield from _mentions(episode, episodes, spoken)
     if 0 < len(view.goal) <= MAX_GOAL_CHARACTERS:
         yield _fact("goal", {"label": episode.label}, view.goal, [episode])
     if view.failed_tools and len(view.failed_tools) == 1:
@@ -90,15 +97,25 @@ def _candidates(
         yield _fact("participants", {"label": episode.label}, " and ".join(view.actors), [episode])
 
 
-def _mentions(episode: Episode, episodes: Sequence[Episode]) -> Iterator[Fact]:
-    """Names that only this episode speaks of, most spoken of first: their date says when."""
+def _where_spoken(episodes: Sequence[Episode]) -> dict[str, set[str]]:
+    """Word -> ids of the trajectories that it occurs in."""
+    where: dict[str, set[str]] = defaultdict(set)
+    for episode in episodes:
+        for word in episode.view.words:
+            where[word].add(episode.view.trajectory_id)
+    return where
+
+
+def _mentions(episode: Episode, episodes: Sequence[Episode], spoken: Mapping[str, set[str]]) -> Iterator[Fact]:
+    """Names whose words no other episode holds, in any case, most spoken of first: the date says when."""
     view = episode.view
     same_day = sum(1 for other in episodes if other.view.time and view.time and _same_day(other, episode))
     if view.time is None or same_day != 1 or view.tools:
         return
     names = sorted(view.names, key=lambda name: (-view.names[name], -len(name), name))
     for name in names:
-        if name not in view.actors and all(name not in other.view.names for other in episodes if other is not episode):
+        alone = set.intersection(*(spoken[word] for word in words(name))) == {view.trajectory_id}
+        if alone and name not in view.actors:
             yield _fact("mention", {"name": name}, day(view.time), [episode])
 
 
@@ -107,5 +124,5 @@ def _same_day(one: Episode, other: Episode) -> bool:
 
 
 def _fact(topic: str, slots: dict[str, str], answer: str, of: Sequence[Episode]) -> Fact:
-    ids = tuple(episode.view.trajectory_id for episode in of)
+    ids = tuple(dict.fromkeys(episode.view.trajectory_id for episode in of))
     return Fact(kind="local", topic=topic, slots=slots, answer=answer, trajectory_ids=ids)

@@ -48,9 +48,9 @@ async def base_answers(
     cache_folder: Path,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[Replay]:
-    """The base model's greedy answers to one split; those that did not finish by themselves are left out.
+    """The base model's greedy answers to one split.
 
-    An unfinished answer would teach never to stop. Answers are kept in ``cache_folder`` for the next run with the
+    Of those to train with, the ones that did not finish by themselves are left out: they would teach never to stop. Answers are kept in ``cache_folder`` for the next run with the
     same base model and prompts.
     """
     prompts = general_prompts(split)
@@ -63,7 +63,7 @@ async def base_answers(
         batch = prompts[start : start + _BATCH]
         requests = [Request(general_messages(prompt), max_new_tokens=MAX_ANSWER_TOKENS) for prompt in batch]
         for prompt, generation in zip(batch, await backend.generate(requests), strict=True):
-            if generation.finish_reason == "stop" and generation.text.strip():
+            if generation.text.strip() and (generation.finish_reason == "stop" or split == "held_out"):
                 replays.append(Replay(question=prompt, answer=generation.text.strip()))
         if on_progress:
             on_progress(min(start + _BATCH, len(prompts)), len(prompts))

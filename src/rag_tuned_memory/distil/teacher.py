@@ -18,12 +18,11 @@ from typing import Any, Protocol
 import anyio
 
 from rag_tuned_memory.distil.facts import Fact, normalise
-from rag_tuned_memory.distil.labels import day
 from rag_tuned_memory.distil.views import view
 from rag_tuned_memory.errors import BackendError, BackendUnavailable, InvalidInput, PromptTooLong
 from rag_tuned_memory.models.extras import import_extra
 from rag_tuned_memory.recall.budget import estimate_tokens
-from rag_tuned_memory.recall.passages import outcome_text, speaker, step_text
+from rag_tuned_memory.recall.passages import day, outcome_text, speaker, step_text
 from rag_tuned_memory.recall.prompt import CLOSING, NOTE, OPENING, neutralised
 from rag_tuned_memory.serving.base import InferenceBackend, Message, Request
 from rag_tuned_memory.settings import Settings

@@ -22,6 +22,7 @@ from rag_tuned_memory.distil.evaluation import TrainingCurvePoint
 from rag_tuned_memory.distil.packing import Row, Tokenised, pack
 from rag_tuned_memory.distil.recipe import Recipe
 from rag_tuned_memory.errors import DistilError, TrainingDiverged
+from rag_tuned_memory.models import quiet_transformers
 from rag_tuned_memory.serving.chat import encode, render
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def train(
                 remedy="Distil again to go on from there.",
             )
     trained.peak_memory_bytes = peak_memory_bytes()
-    model.save_pretrained(trained.folder)
+    _save_adapter(model, trained.folder, base.name)
     shutil.rmtree(folder / _CHECKPOINT, ignore_errors=True)
     return trained
 
@@ -155,19 +156,27 @@ def _lora_model(base: Path, recipe: Recipe, dtype: torch.dtype, device: str) -> 
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype).to(device)
+    with quiet_transformers():
+        model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype).to(device)
     config = LoraConfig(
         r=recipe.lora.rank,
         lora_alpha=recipe.lora.alpha,
         lora_dropout=recipe.lora.dropout,
         target_modules="all-linear",
         task_type="CAUSAL_LM",
-        base_model_name_or_path=base.name,
     )
     wrapped = get_peft_model(model, config, autocast_adapter_dtype=True)
-    wrapped.peft_config["default"].base_model_name_or_path = base.name  # no path of this machine in the files
     wrapped.train()
     return wrapped
+
+
+def _save_adapter(model: Any, folder: Path, base_name: str) -> None:
+    """PEFT's two files, with the base model's name in place of its path on this machine, and no model card."""
+    model.save_pretrained(folder, save_embedding_layers=False)  # they are not trained; "auto" would ask the hub
+    config = folder / "adapter_config.json"
+    values = json.loads(config.read_text())
+    config.write_text(json.dumps({**values, "base_model_name_or_path": base_name}, indent=2, sort_keys=True))
+    (folder / "README.md").unlink(missing_ok=True)
 
 
 def _rows(examples: Sequence[Example], tokenizer: Any, recipe: Recipe) -> tuple[list[Row], int, int]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Collection, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from rag_tuned_memory.distil.facts import Fact
-from rag_tuned_memory.distil.labels import Episode, day
+from rag_tuned_memory.distil.labels import DATE, Episode, head
+from rag_tuned_memory.recall.passages import day
 
 _ATTEMPTS = 200
 
@@ -30,24 +31,26 @@ class Strangers:
         for _ in range(_ATTEMPTS):
             model = like or self._random.choice(self._episodes).label
             candidate = self._changed(model)
-            if candidate is not None and candidate not in self._used:
+            if candidate is not None and self._used.isdisjoint((candidate, head(candidate))):
                 self._used.add(candidate)
                 return candidate
         return None
 
     def _changed(self, label: str) -> str | None:
-        if label.startswith("the "):
-            times = [episode.view.time for episode in self._episodes if episode.view.time]
-            other = self._random.choice(times) + timedelta(days=self._random.randint(-400, 400))
-            return re.sub(r"\d+ [A-Z][a-z]+ \d{4}", day(other), label)
-        head, comma, run = label.partition(", run ")
-        digits = list(re.finditer(r"\d", head))
-        if not digits:
+        times = [episode.view.time for episode in self._episodes if episode.view.time]
+        if times and DATE.search(label):
+            return self._another_day(label, self._random.choice(times))
+        own, run = head(label), label.removeprefix(head(label))
+        if not re.search(r"\d", own):
             return None
-        text = list(head)
-        for match in digits:
-            text[match.start()] = str(self._random.randint(0, 9))
-        return "".join(text) + comma + run
+        return re.sub(r"\d", lambda _: str(self._random.randint(0, 9)), own) + run
+
+    def _another_day(self, label: str, near: datetime) -> str | None:
+        try:
+            other = near + timedelta(days=self._random.randint(-400, 400))
+        except OverflowError:  # the calendar ends in the years 1 and 9999
+            return None
+        return DATE.sub(day(other), label)
 
 
 def unknown_facts(facts: Sequence[Fact], strangers: Strangers, count: int, *, seed: int) -> list[Fact]:

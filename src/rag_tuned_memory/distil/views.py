@@ -20,7 +20,10 @@ from rag_tuned_memory.trajectory import Step, StepKind, Trajectory
 
 MAX_VALUE_CHARACTERS = 60
 MAX_JSON_CHARACTERS = 100_000
-_KEY_VALUE_LINE = re.compile(r"^\W*([A-Z][A-Za-z]+(?: [a-z]+){0,2}):\** +(\S.{0,58}\S)$", re.MULTILINE)
+MAX_JSON_DEPTH = 30
+MAX_GOAL_CHARACTERS = 10_000
+"""Identifiers are looked for in so much of a goal."""
+_KEY_VALUE_LINE = re.compile(r"^[^\w\n]{0,8}([A-Z][A-Za-z]+(?: [a-z]+){0,2}):\** +(\S.{0,58}\S)$", re.MULTILINE)
 _IDENTIFIER = re.compile(r"\b(?=[\w-]*\d)(?=[\w-]*[A-Za-z])[A-Za-z0-9]+(?:[_-][A-Za-z0-9]+)*\b")
 _NAME = re.compile(r"(?<![.!?…\"'] )(?<!^)\b[A-Z][a-z]+(?: [A-Z][a-z]+)*\b|\b[A-Z]{3,}[A-Za-z]*\b", re.MULTILINE)
 
@@ -39,6 +42,8 @@ class EpisodeView:
     """Identifier -> the key that it stood under (``INC-1042`` -> ``incident``), in order of appearance."""
     names: Mapping[str, int]
     """Names in talk (``Caroline``, ``Grand Canyon``) and how often they occur."""
+    words: frozenset[str]
+    """Every word of the goal and of the steps' texts, in lower case."""
     actors: tuple[str, ...]
     tools: tuple[str, ...]
     failed_tools: tuple[str, ...]
@@ -64,8 +69,11 @@ def view(stored: StoredTrajectory) -> EpisodeView:
         goal=trajectory.goal,
         source_id=trajectory.source_id,
         attributes=_single_valued(pairs),
-        identifiers=_identifiers(pairs, trajectory.goal),
+        identifiers=_identifiers(pairs, trajectory.goal[:MAX_GOAL_CHARACTERS]),
         names=_names(talk),
+        words=frozenset(
+            word for text in (trajectory.goal, *(s.text for s in trajectory.steps)) for word in words(text)
+        ),
         actors=tuple(dict.fromkeys(step.actor for step in talk if step.actor)),
         tools=tuple(dict.fromkeys(step.tool for step in calls if step.tool)),
         failed_tools=tuple(dict.fromkeys(step.tool for step in results if step.error and step.tool)),
@@ -74,6 +82,11 @@ def view(stored: StoredTrajectory) -> EpisodeView:
         success=trajectory.outcome.success,
         minutes=_minutes(trajectory),
     )
+
+
+def words(text: str) -> list[str]:
+    """The words and numbers of a text in lower case."""
+    return re.findall(r"[^\W_]+", text.lower())
 
 
 def readable(key: str) -> str:
@@ -89,7 +102,7 @@ def _recoveries(results: list[Step]) -> Iterator[tuple[str, str]]:
 
 
 def _minutes(trajectory: Trajectory) -> int | None:
-    if trajectory.started_at is None or trajectory.ended_at is None:
+    if trajectory.started_at is None or trajectory.ended_at is None or trajectory.ended_at < trajectory.started_at:
         return None
     return round((trajectory.ended_at - trajectory.started_at).total_seconds() / 60)
 
@@ -110,18 +123,20 @@ def _json_pairs(text: str) -> Iterator[tuple[str, str]]:
         return
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return
     yield from _leaves("", value)
 
 
-def _leaves(key: str, value: Any) -> Iterator[tuple[str, str]]:
+def _leaves(key: str, value: Any, depth: int = 0) -> Iterator[tuple[str, str]]:
+    if depth > MAX_JSON_DEPTH:
+        return
     if isinstance(value, Mapping):
         for inner, child in value.items():
-            yield from _leaves(str(inner), child)
+            yield from _leaves(str(inner), child, depth + 1)
     elif isinstance(value, list):
         for child in value:
-            yield from _leaves(key, child)
+            yield from _leaves(key, child, depth + 1)
     elif isinstance(value, bool):
         yield readable(key), "yes" if value else "no"
     elif isinstance(value, str | int | float) and key:
