@@ -21,10 +21,8 @@ from rag_tuned_memory.trajectory import Step, StepKind, Trajectory
 MAX_VALUE_CHARACTERS = 60
 MAX_JSON_CHARACTERS = 100_000
 MAX_JSON_DEPTH = 30
-MAX_GOAL_CHARACTERS = 10_000
-"""Identifiers are looked for in so much of a goal."""
-_KEY_VALUE_LINE = re.compile(r"^[^\w\n]{0,8}([A-Z][A-Za-z]+(?: [a-z]+){0,2}):\** +(\S.{0,58}\S)$", re.MULTILINE)
-_IDENTIFIER = re.compile(r"\b(?=[\w-]*\d)(?=[\w-]*[A-Za-z])[A-Za-z0-9]+(?:[_-][A-Za-z0-9]+)*\b")
+_KEY_VALUE_LINE = re.compile(r"^[^\w\n]{0,8}([A-Z][A-Za-z]+(?: [a-z]+){0,2})\*{0,2}:\*{0,2} +(\S.{0,58}\S)$", re.MULTILINE)
+_IDENTIFIER = re.compile(r"\b(?=[\w-]{0,60}\d)(?=[\w-]{0,60}[A-Za-z])[A-Za-z0-9]+(?:[_-][A-Za-z0-9]+)*\b")
 _NAME = re.compile(r"(?<![.!?…\"'] )(?<!^)\b[A-Z][a-z]+(?: [A-Z][a-z]+)*\b|\b[A-Z]{3,}[A-Za-z]*\b", re.MULTILINE)
 
 
@@ -69,7 +67,7 @@ def view(stored: StoredTrajectory) -> EpisodeView:
         goal=trajectory.goal,
         source_id=trajectory.source_id,
         attributes=_single_valued(pairs),
-        identifiers=_identifiers(pairs, trajectory.goal[:MAX_GOAL_CHARACTERS]),
+        identifiers=_identifiers(pairs, trajectory.goal),
         names=_names(talk),
         words=frozenset(
             word for text in (trajectory.goal, *(s.text for s in trajectory.steps)) for word in words(text)
