@@ -72,7 +72,7 @@ class Demo:
 
     def pull(self, on_progress: OnProgress) -> None:
         """Bring both models onto this machine; what is there already takes no time."""
-        for name in (self.settings.embedder, self.settings.model):
+        for name in self._models():
             pull(name, cache=self.settings.cache, on_progress=on_progress)
 
     def finished(self) -> dict[str, Any] | None:
@@ -185,16 +185,18 @@ class Demo:
         """The HTML report of an adapter."""
         return self.parts.registry.files_of(manifest.name) / "report.html"
 
+    def _models(self) -> list[str]:
+        return [name for name in (self.settings.embedder, self.settings.model) if name != "hashing"]
+
     def _made_from(self) -> dict[str, Any]:
         plan = self.plan
-        models = [locate(name, self.settings.cache) for name in (self.settings.model, self.settings.embedder)]
         asked = [sorted(plan.limits.items()), repr(plan.arms), plan.seed]
         return {
             "episodes_sha256": hash_of(one.content_hash for one in (*plan.history, *plan.news)),
             "recipe": plan.recipe.model_dump(mode="json"),
             "questions": json.loads(canonical_json(asked)),
             "code_sha256": code_hash(),
-            "models": [read_info(folder).revision for folder in models],
+            "models": [read_info(locate(name, self.settings.cache)).revision for name in self._models()],
             "versions": versions(),
         }
 
