@@ -115,7 +115,7 @@ def _failures(episodes: Sequence[Episode], words: dict[str, str]) -> Iterator[Fa
         yield _fact("most_failed_tool", words, best[0], with_tools)
     recoveries: dict[str, list[tuple[str, Episode]]] = defaultdict(list)
     for e in with_tools:
-        for failed, worked in e.view.recoveries:
+        for failed, worked in e.view.recoveries if e.view.success is not False else ():
             recoveries[failed].append((worked, e))
     for failed, found in sorted(recoveries.items()):
         best = mode(worked for worked, _ in found)
