@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
 from rich.panel import Panel
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from rag_tuned_memory.adapters.manifest import Manifest
-from rag_tuned_memory.evaluation.results import Arm
-from rag_tuned_memory.learning.events import Event
+from rag_tuned_memory.demo.bars import bars
+from rag_tuned_memory.evaluation.arms import OnArm
+from rag_tuned_memory.learning.events import Event, OnEvent
 from rag_tuned_memory.models import OnProgress
 from rag_tuned_memory.recall.recollection import Recollection
 from rag_tuned_memory.routing.base import Answer
@@ -49,50 +49,35 @@ class Screen:
 
     @contextmanager
     def pulling(self) -> Iterator[OnProgress]:
-        """A bar for downloads."""
-        with self._progress() as bars:
-            tasks: dict[str, TaskID] = {}
+        """Progress of downloads."""
+        with bars(self.console) as tell:
 
             def report(stage: str, done: int, total: int | None) -> None:
-                if stage == "ready":
-                    return
-                if stage not in tasks:
-                    tasks[stage] = bars.add_task(stage, total=None, detail="")
                 mega = 1_000_000 if total and total > 1_000_000 else 1
-                bars.update(tasks[stage], completed=done // mega, total=total // mega if total else None)
+                if stage != "ready":
+                    tell(stage, done // mega, total // mega if total else None, "MB" if mega > 1 else "")
 
             yield report
 
     @contextmanager
-    def distilling(self) -> Iterator[Callable[[Event], None]]:
-        """A bar for each stage of a run; training tells loss, speed and time left."""
-        with self._progress() as bars:
-            tasks: dict[str, TaskID] = {}
+    def distilling(self) -> Iterator[OnEvent]:
+        """Progress of each stage of a run; training tells loss, speed and time left."""
+        with bars(self.console) as tell:
 
             def report(event: Event) -> None:
-                if event.stage not in tasks:
-                    tasks[event.stage] = bars.add_task(_STAGES.get(event.stage, event.stage), total=None, detail="")
                 detail = event.detail
                 if (step := event.training) is not None:
                     speed = f"{step.tokens_per_second:,.0f} tokens/s"
                     detail = f"loss {step.loss:.2f} · {speed} · {step.seconds_left:.0f} s left"
-                total = event.total or None
-                bars.update(tasks[event.stage], completed=event.done, total=total, detail=detail)
+                tell(_STAGES.get(event.stage, event.stage), event.done, event.total or None, detail)
 
             yield report
 
     @contextmanager
-    def asking(self, title: str) -> Iterator[Callable[[Arm, int, int], None]]:
-        """A bar for each arm."""
-        with self._progress() as bars:
-            tasks: dict[str, TaskID] = {}
-
-            def report(arm: Arm, done: int, total: int) -> None:
-                if arm not in tasks:
-                    tasks[arm] = bars.add_task(f"{title} · {arm.replace('_', ' ')}", total=total, detail="")
-                bars.update(tasks[arm], completed=done)
-
-            yield report
+    def asking(self, title: str) -> Iterator[OnArm]:
+        """Progress of each arm."""
+        with bars(self.console) as tell:
+            yield lambda arm, done, total: tell(f"{title} · {arm.replace('_', ' ')}", done, total, "")
 
     def episode(self, trajectory: Trajectory) -> None:
         """One recorded episode, its steps in a few words each."""
@@ -148,17 +133,6 @@ class Screen:
         speed = f"trained {train['tokens']:,} tokens in {train['seconds']:.0f} s"
         speed += f" ({train['tokens_per_second']:,.0f} tokens/s{peak})"
         self.console.print(Panel("\n".join([speed, *lines]), title="done", title_align="left"))
-
-    def _progress(self) -> Progress:
-        return Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("[dim]{task.fields[detail]}"),
-            console=self.console,
-        )
 
 
 def _clip(text: str, most: int) -> str:
