@@ -79,7 +79,8 @@ class Worker:
 
     ``stop`` may be called from any thread: a run under way ends at its next training step with a checkpoint, from
     which the next run goes on, in this process or another. A run that was interrupted, and left a folder below
-    ``runs``, is due at once. ``on_round`` is told of each round.
+    ``runs``, is due at once. ``on_round`` is told of each round. ``stopping`` may be shared by workers that
+    end together.
     """
 
     def __init__(
@@ -94,12 +95,13 @@ class Worker:
         interval: float = 30.0,
         on_round: Callable[[Round], None] | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        stopping: threading.Event | None = None,
     ) -> None:
         self.namespace = namespace
         self.policy = policy or DistilPolicy()
         self._store, self._registry, self._distil = store, registry, distil
         self._runs, self._interval, self._on_round, self._clock = runs, interval, on_round, clock
-        self._stopping = threading.Event()
+        self._stopping = stopping or threading.Event()
         self._failures = 0
         self._not_before: datetime | None = None
 

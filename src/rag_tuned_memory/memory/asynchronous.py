@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Self
@@ -274,8 +275,9 @@ class AsyncMemory:
         *,
         interval: float = 30.0,
         on_round: Callable[[Round], None] | None = None,
+        stopping: threading.Event | None = None,
     ) -> Worker:
-        """A worker that was not started, for programs that run it themselves."""
+        """A worker that was not started, for programs that run it themselves; ``stopping`` ends several at once."""
         from rag_tuned_memory.memory.distilling import distil
 
         parts = self._parts
@@ -288,6 +290,7 @@ class AsyncMemory:
             runs=parts.settings.runs_dir,
             interval=interval,
             on_round=on_round,
+            stopping=stopping,
         )
 
     async def close(self) -> None:
@@ -296,8 +299,7 @@ class AsyncMemory:
             for thread in self._workers:
                 await anyio.to_thread.run_sync(thread.stop)
             self._workers.clear()
-            while self._parts.owned:
-                await self._parts.owned.pop().close()
+            await self._parts.close()
 
     async def _refresh(self) -> None:
         """Let a promotion or a taint of this process take effect now."""

@@ -11,6 +11,7 @@ import queue
 import threading
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import Future
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar, cast
@@ -33,13 +34,13 @@ Core = TypeVar("Core")
 
 
 class _Face(Protocol):
-    """What has an async object behind it, and a portal to its event loop."""
+    """What has an async object behind it, and its event loop."""
 
     @property
     def _core(self) -> Any: ...
 
     @property
-    def _portal(self) -> BlockingPortal: ...
+    def _running(self) -> _Loop: ...
 
 
 def _blocking(method: Callable[Concatenate[Core, P], Awaitable[R]]) -> Callable[Concatenate[_Face, P], R]:
@@ -47,7 +48,7 @@ def _blocking(method: Callable[Concatenate[Core, P], Awaitable[R]]) -> Callable[
 
     @functools.wraps(method)
     def call(self: _Face, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        return self._portal.call(functools.partial(method, self._core, *args, **kwargs))
+        return _wait(self._running.portal(), functools.partial(method, self._core, *args, **kwargs))
 
     return call
 
@@ -59,17 +60,27 @@ def _iterating(
 
     @functools.wraps(method)
     def call(self: _Face, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[R]:
-        return _iterate(self._portal, functools.partial(method, self._core, *args, **kwargs))
+        return _iterate(self._running, functools.partial(method, self._core, *args, **kwargs))
 
     return call
+
+
+def _wait(portal: BlockingPortal, work: Callable[[], Awaitable[R]]) -> R:
+    task = portal.start_task_soon(work)
+    try:
+        return task.result()
+    except BaseException:
+        task.cancel()  # Ctrl-C while waiting: the work shall not go on behind the caller's back
+        raise
 
 
 _END = object()
 _AHEAD = 16
 
 
-def _iterate(portal: BlockingPortal, make: Callable[[], AsyncIterator[R]]) -> Iterator[R]:
+def _iterate(loop: _Loop, make: Callable[[], AsyncIterator[R]]) -> Iterator[R]:
     # One task runs the whole iterator: an async generator must not move between tasks.
+    portal = loop.portal()
     items: queue.SimpleQueue[Any] = queue.SimpleQueue()
     room = portal.call(lambda: anyio.Semaphore(_AHEAD))
 
@@ -82,6 +93,7 @@ def _iterate(portal: BlockingPortal, make: Callable[[], AsyncIterator[R]]) -> It
             items.put(_END)
 
     task = portal.start_task_soon(produce)
+    loop.iterations.add(task)
     try:
         while (item := items.get()) is not _END:
             yield cast(R, item)
@@ -110,12 +122,8 @@ class Memory:
         self._core = AsyncMemory(
             namespace, settings=settings, store=store, embedder=embedder, backend=backend, registry=registry
         )
-        self._running = _Portal(self._core)
+        self._running = _Loop(self._core)
         self._finish = weakref.finalize(self, self._running.close)
-
-    @property
-    def _portal(self) -> BlockingPortal:
-        return self._running.portal()
 
     @property
     def namespace(self) -> str:
@@ -154,7 +162,7 @@ class Memory:
     ) -> WorkerHandle:
         """Distil in the background whenever ``policy`` says so; see ``AsyncMemory.start_worker``."""
         start = functools.partial(self._core.start_worker, policy, interval=interval, on_round=on_round)
-        return WorkerHandle(self._portal.call(start), self._running)
+        return WorkerHandle(_wait(self._running.portal(), start), self._running)
 
     def close(self) -> None:
         """Stop the workers and close what was opened here; closing twice is allowed."""
@@ -172,13 +180,9 @@ class Memory:
 class WorkerHandle:
     """A worker that runs in the background."""
 
-    def __init__(self, core: AsyncWorkerHandle, running: _Portal) -> None:
+    def __init__(self, core: AsyncWorkerHandle, running: _Loop) -> None:
         self._core = core
         self._running = running
-
-    @property
-    def _portal(self) -> BlockingPortal:
-        return self._running.portal()
 
     @property
     def running(self) -> bool:
@@ -188,7 +192,7 @@ class WorkerHandle:
     stop = _blocking(AsyncWorkerHandle.stop)
 
 
-class _Portal:
+class _Loop:
     """The thread with the event loop of a ``Memory``, started when first needed."""
 
     def __init__(self, core: AsyncMemory) -> None:
@@ -196,6 +200,8 @@ class _Portal:
         self._lock = threading.Lock()
         self._stack = ExitStack()
         self._portal: BlockingPortal | None = None
+        self.iterations: weakref.WeakSet[Future[Any]] = weakref.WeakSet()
+        """Those under way; one that was left and not yet collected would keep the loop from ending."""
 
     def portal(self) -> BlockingPortal:
         """The portal. After ``close`` a new one is started, as an ``AsyncMemory`` can be used after its close."""
@@ -207,6 +213,8 @@ class _Portal:
     def close(self) -> None:
         with self._lock:
             if self._portal is not None:
+                for task in list(self.iterations):
+                    task.cancel()
                 try:
                     self._portal.call(self._core.close)
                 finally:

@@ -50,7 +50,7 @@ def load_settings() -> Settings:
 class Parts:
     """Store, embedder, backend and registry of one memory.
 
-    What was given stays its owner's; ``owned`` are the parts opened here, which whoever closes the memory closes.
+    What was given stays its owner's; ``close`` closes what was opened here.
     Opening may read files: from async code, call these methods in a worker thread. Safe to use from several threads.
     """
 
@@ -74,6 +74,12 @@ class Parts:
         self._recall: Recall | None = None
         self._live: LiveAdapters | None = None
         self._answerer: Answerer | None = None
+
+    async def close(self) -> None:
+        """Close what was opened here."""
+        with anyio.CancelScope(shield=True):
+            while self.owned:
+                await self.owned.pop().close()
 
     def store(self) -> EpisodeStore:
         """The episode store. Raises InvalidInput for a URL of no known kind."""
