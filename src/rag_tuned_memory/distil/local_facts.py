@@ -60,12 +60,9 @@ def _recurrence(counts: Counter[str]) -> float:
 
 
 def outcome_text(episode: Episode) -> str | None:
-    """``success after 42 minutes``; None where the outcome is not known."""
-    view = episode.view
-    if view.success is None:
-        return None
-    word = "success" if view.success else "failure"
-    return f"{word} after {view.minutes} minutes" if view.minutes else word
+    """``success`` or ``failure``; None where the outcome is not known."""
+    success = episode.view.success
+    return None if success is None else "success" if success else "failure"
 
 
 def _candidates(

@@ -52,9 +52,9 @@ class Mixture(CheckedModel):
     """Times that each fact is asked beside what recall finds for another."""
     reading: float = Field(default=0.4, ge=0)
     """Times that each local fact is asked of an invented episode whose text is the context."""
-    unknown: float = Field(default=0.08, ge=0, le=1)
+    unknown: float = Field(default=0.06, ge=0, le=1)
     """Questions about unknown entities, as a share of the questions without context."""
-    summaries: float = Field(default=1, ge=0)
+    summaries: float = Field(default=3, ge=0)
     """Times that each episode is told as a whole."""
     replay: float = Field(default=0.1, ge=0)
     """General instructions, as a share of all other examples."""

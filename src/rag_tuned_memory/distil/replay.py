@@ -50,8 +50,8 @@ async def base_answers(
 ) -> list[Replay]:
     """The base model's greedy answers to one split.
 
-    Of those to train with, the ones that did not finish by themselves are left out: they would teach never to stop. Answers are kept in ``cache_folder`` for the next run with the
-    same base model and prompts.
+    Of those to train with, the ones that did not finish by themselves are left out: they would teach never to stop.
+    Answers are kept in ``cache_folder`` for the next run with the same base model and prompts.
     """
     prompts = general_prompts(split)
     key = hashlib.sha256(repr((backend.base_model, prompts, MAX_ANSWER_TOKENS)).encode()).hexdigest()[:16]

@@ -6,10 +6,11 @@ as a fifth of the model (cut of the logits, as ``logits_to_keep`` does at infere
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import pickle
 import resource
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +22,7 @@ from rag_tuned_memory.distil.dataset import Example
 from rag_tuned_memory.distil.evaluation import TrainingCurvePoint
 from rag_tuned_memory.distil.packing import Row, Tokenised, pack
 from rag_tuned_memory.distil.recipe import Recipe
-from rag_tuned_memory.errors import DistilError, TrainingDiverged
+from rag_tuned_memory.errors import DistilError, InvalidRecipe, TrainingDiverged
 from rag_tuned_memory.models import quiet_transformers
 from rag_tuned_memory.serving.chat import encode, render
 
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
     import torch
 
 WARM_UP = 0.04
-_CHECKPOINT = "checkpoint"
+DECAY = 0.3
+"""Shares of the steps."""
+_CHECKPOINT = "checkpoint.pt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +87,11 @@ def train(
 ) -> Trained:
     """Train an adapter on ``examples`` in their order and save it in PEFT's form under ``folder/adapter``.
 
-    Blocking: call it from a worker thread. Checkpoints go to ``folder/checkpoint``; when one of the same recipe and
-    as many examples is there, training goes on from it and ends with the same weights as an uninterrupted run.
+    Blocking: call it from a worker thread. Checkpoints go to ``folder/checkpoint.pt``; when one of the same base,
+    recipe and examples is there, training goes on from it and ends with the same weights as an uninterrupted run.
 
     Raises:
+        InvalidRecipe: no example fits into ``max_length`` and ``max_tokens``.
         TrainingDiverged: the loss is no number.
         TrainingStopped: ``should_stop`` said so; the state was saved.
     """
@@ -96,15 +100,18 @@ def train(
 
     torch.manual_seed(recipe.seed)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = fastest_dtype(device)
-    tokenizer = AutoTokenizer.from_pretrained(base)
+    rows, example_tokens, left_out = _rows(examples, AutoTokenizer.from_pretrained(base), recipe)
+    mark = _mark(base, recipe, rows)
+    checkpoint = _checkpoint(folder / _CHECKPOINT, mark)
+    # the same type as before the stop: what is fastest is measured, and may come out differently
+    dtype = getattr(torch, checkpoint["done"]["dtype"]) if checkpoint else fastest_dtype(device)
     model = _lora_model(base, recipe, dtype, device)
-    rows, example_tokens, left_out = _rows(examples, tokenizer, recipe)
-    run = _Run(model, rows, recipe, folder, dtype, device)
+    run = _Run(model, rows, recipe, folder, dtype, device, mark)
     trained = Trained(
         folder / "adapter", example_tokens=example_tokens, left_out=left_out, dtype=str(dtype).removeprefix("torch.")
     )
-    run.resume(trained)
+    if checkpoint:
+        run.resume(checkpoint, trained)
     for progress in run.steps(trained):
         if on_progress:
             on_progress(progress)
@@ -119,7 +126,7 @@ def train(
             )
     trained.peak_memory_bytes = peak_memory_bytes()
     _save_adapter(model, trained.folder, base.name)
-    shutil.rmtree(folder / _CHECKPOINT, ignore_errors=True)
+    (folder / _CHECKPOINT).unlink(missing_ok=True)
     return trained
 
 
@@ -194,14 +201,45 @@ def _rows(examples: Sequence[Example], tokenizer: Any, recipe: Recipe) -> tuple[
         if len(example.ids) <= recipe.max_length:
             kept.append(example)
             used += len(example.ids)
+    if not kept:
+        raise InvalidRecipe(
+            f"none of {len(examples)} examples fits into max_length {recipe.max_length} and max_tokens "
+            f"{recipe.max_tokens}",
+            place="recipe",
+            remedy="Raise them; max_length in tokens must hold the longest prompt and its answer.",
+        )
     return list(pack(kept, recipe.batch_tokens)), used, len(tokenised) - len(kept)
+
+
+def _mark(base: Path, recipe: Recipe, rows: Sequence[Row]) -> str:
+    """A hash of what is trained: a checkpoint of anything else is not gone on from."""
+    trained = repr([base.name, recipe.model_dump(mode="json"), [(row.ids, row.parents, row.targets) for row in rows]])
+    return hashlib.sha256(trained.encode()).hexdigest()
+
+
+def _checkpoint(path: Path, mark: str) -> dict[str, Any] | None:
+    """What ``_Run.save`` wrote, if it is of this very run."""
+    import torch
+
+    try:
+        saved: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):  # none, or one that a crash damaged: begin anew
+        return None
+    return saved if saved.get("mark") == mark else None
 
 
 class _Run:
     """The state of one training run."""
 
     def __init__(
-        self, model: Any, rows: list[Row], recipe: Recipe, folder: Path, dtype: torch.dtype, device: str
+        self,
+        model: Any,
+        rows: list[Row],
+        recipe: Recipe,
+        folder: Path,
+        dtype: torch.dtype,
+        device: str,
+        mark: str,
     ) -> None:
         import torch
 
@@ -210,7 +248,7 @@ class _Run:
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=0.0)
         self.parameters = parameters
-        self._mark = {"recipe": recipe.model_dump(mode="json"), "rows": len(rows)}
+        self._mark = mark
 
     def steps(self, trained: Trained) -> Iterator[Progress]:
         running = 0.0
@@ -253,7 +291,7 @@ class _Run:
     def _loss(self, row: Row) -> torch.Tensor:
         import torch
 
-        ids, positions, mask, predictors, targets = _tensors(row, self.dtype)
+        ids, positions, mask, predictors, targets, weights = _tensors(row, self.dtype)
         language_model = self.model.base_model.model
         hidden = language_model.model(
             input_ids=ids.to(self.device),
@@ -262,53 +300,50 @@ class _Run:
             use_cache=False,
         ).last_hidden_state
         logits = language_model.lm_head(hidden[0, predictors.to(self.device)])
-        return torch.nn.functional.cross_entropy(logits.float(), targets.to(self.device))
+        losses = torch.nn.functional.cross_entropy(logits.float(), targets.to(self.device), reduction="none")
+        weights = weights.to(self.device)
+        return (losses * weights).sum() / weights.sum()
 
     def save(self, trained: Trained) -> None:
         """Write a checkpoint beside the last one, then take its place."""
         import torch
         from peft import get_peft_model_state_dict
 
+        state = {
+            "mark": self._mark,
+            "adapter": get_peft_model_state_dict(self.model),
+            "optimizer": self.optimizer.state_dict(),
+            "random": [torch.get_rng_state(), *torch.cuda.get_rng_state_all()],
+            "done": {**asdict(trained), "folder": None, "curve": [point.model_dump() for point in trained.curve]},
+        }
+        self.folder.mkdir(parents=True, exist_ok=True)
         new = self.folder / f"{_CHECKPOINT}.new"
-        shutil.rmtree(new, ignore_errors=True)
-        new.mkdir(parents=True)
-        torch.save(
-            {"adapter": get_peft_model_state_dict(self.model), "optimizer": self.optimizer.state_dict()},
-            new / "state.pt",
-        )
-        done = {**asdict(trained), "folder": None, "curve": [point.model_dump() for point in trained.curve]}
-        (new / "progress.json").write_text(json.dumps({"mark": self._mark, "done": done}))
-        shutil.rmtree(self.folder / _CHECKPOINT, ignore_errors=True)
-        new.rename(self.folder / _CHECKPOINT)
+        torch.save(state, new)
+        new.replace(self.folder / _CHECKPOINT)
 
-    def resume(self, trained: Trained) -> None:
-        """Take up a checkpoint of this very run, if there is one."""
+    def resume(self, checkpoint: dict[str, Any], trained: Trained) -> None:
+        """Go on from a checkpoint."""
         import torch
         from peft import set_peft_model_state_dict
 
-        folder = self.folder / _CHECKPOINT
-        if not (folder / "progress.json").exists():
-            return
-        saved = json.loads((folder / "progress.json").read_text())
-        if saved["mark"] != self._mark:
-            return
-        state = torch.load(folder / "state.pt", weights_only=True, map_location=self.device)
-        set_peft_model_state_dict(self.model, state["adapter"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        done = saved["done"]
+        set_peft_model_state_dict(self.model, checkpoint["adapter"])
+        self.optimizer.load_state_dict(checkpoint["optimizer"])
+        torch.set_rng_state(checkpoint["random"][0])
+        if self.device != "cpu":
+            torch.cuda.set_rng_state_all(checkpoint["random"][1:])
+        done = checkpoint["done"]
         trained.tokens, trained.seconds, trained.steps = done["tokens"], done["seconds"], done["steps"]
         trained.curve = [TrainingCurvePoint.model_validate(point) for point in done["curve"]]
 
 
 def _schedule(position: int, steps: int) -> float:
-    warm = max(1, round(WARM_UP * steps))
-    if position < warm:
-        return (position + 1) / warm
-    return max(0.02, (steps - position) / max(1, steps - warm))
+    """Warm up, hold, then fall to zero: facts are learnt late and at a high rate (warm-up-stable-decay, MiniCPM)."""
+    warm, decay = max(1, round(WARM_UP * steps)), max(1, round(DECAY * steps))
+    return min(1.0, (position + 1) / warm, (steps - position) / decay)
 
 
 def _tensors(row: Row, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
-    """``(ids, positions, mask, predictors, targets)``; the mask, ``(1, 1, tokens, tokens)``, is added to scores."""
+    """``(ids, positions, mask, predictors, targets, weights)``; the mask, ``(1, 1, n, n)``, is added to scores."""
     import torch
 
     visible = torch.from_numpy(row.visible())
@@ -319,4 +354,5 @@ def _tensors(row: Row, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
         mask[None, None],
         torch.tensor(row.predictors),
         torch.tensor(row.targets),
+        torch.tensor(row.weights),
     )

@@ -21,7 +21,9 @@ from rag_tuned_memory.trajectory import Step, StepKind, Trajectory
 MAX_VALUE_CHARACTERS = 60
 MAX_JSON_CHARACTERS = 100_000
 MAX_JSON_DEPTH = 30
-_KEY_VALUE_LINE = re.compile(r"^[^\w\n]{0,8}([A-Z][A-Za-z]+(?: [a-z]+){0,2})\*{0,2}:\*{0,2} +(\S.{0,58}\S)$", re.MULTILINE)
+_KEY_VALUE_LINE = re.compile(
+    r"^[^\w\n]{0,8}([A-Z][A-Za-z]+(?: [a-z]+){0,2})\*{0,2}:\*{0,2} +(\S.{0,58}\S)$", re.MULTILINE
+)
 _IDENTIFIER = re.compile(r"\b(?=[\w-]{0,60}\d)(?=[\w-]{0,60}[A-Za-z])[A-Za-z0-9]+(?:[_-][A-Za-z0-9]+)*\b")
 _NAME = re.compile(r"(?<![.!?…\"'] )(?<!^)\b[A-Z][a-z]+(?: [A-Z][a-z]+)*\b|\b[A-Z]{3,}[A-Za-z]*\b", re.MULTILINE)
 
@@ -49,7 +51,6 @@ class EpisodeView:
     recoveries: tuple[tuple[str, str], ...]
     """(tool that failed, tool that worked next)."""
     success: bool | None
-    minutes: int | None
 
 
 def view(stored: StoredTrajectory) -> EpisodeView:
@@ -78,7 +79,6 @@ def view(stored: StoredTrajectory) -> EpisodeView:
         last_working_tool=working[-1] if working else None,
         recoveries=tuple(_recoveries(results)),
         success=trajectory.outcome.success,
-        minutes=_minutes(trajectory),
     )
 
 
@@ -97,12 +97,6 @@ def _recoveries(results: list[Step]) -> Iterator[tuple[str, str]]:
     for failed, following in pairwise(results):
         if failed.error and not following.error and failed.tool and following.tool and failed.tool != following.tool:
             yield failed.tool, following.tool
-
-
-def _minutes(trajectory: Trajectory) -> int | None:
-    if trajectory.started_at is None or trajectory.ended_at is None or trajectory.ended_at < trajectory.started_at:
-        return None
-    return round((trajectory.ended_at - trajectory.started_at).total_seconds() / 60)
 
 
 def _pairs(trajectory: Trajectory) -> Iterator[tuple[str, str]]:

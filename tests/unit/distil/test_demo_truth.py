@@ -32,7 +32,6 @@ class Incident:
     fix: str
     start: datetime
     success: bool
-    minutes: int
     tools: tuple[str, ...]
     failed_tool: str | None
     worked_next: str | None
@@ -56,7 +55,6 @@ class Incident:
             fix=str(closing["fix"]),
             start=trajectory.started_at,
             success=bool(trajectory.outcome.success),
-            minutes=round((trajectory.ended_at - trajectory.started_at).total_seconds() / 60),
             tools=tuple(tool for tool, _, _ in results),
             failed_tool=results[failures[0]][0] if failures else None,
             worked_next=results[failures[0] + 1][0] if failures else None,
@@ -112,7 +110,7 @@ def local_truth(fact: Fact, incidents: dict[str, Incident]) -> str:
         case "date":
             return date(one.start)
         case "outcome":
-            return f"{'success' if one.success else 'failure'} after {one.minutes} minutes"
+            return "success" if one.success else "failure"
     raise AssertionError(fact.topic)
 
 

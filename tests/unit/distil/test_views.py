@@ -1,12 +1,11 @@
 import json
 import time
-from datetime import UTC, datetime
 
 import pytest
 from histories import demo, said, stored
 
 from rag_tuned_memory.distil.views import EpisodeView, find_identifiers, readable, view
-from rag_tuned_memory.trajectory import Outcome, Step, StepKind, Trajectory
+from rag_tuned_memory.trajectory import Step, StepKind, Trajectory
 
 
 def seen(trajectory: Trajectory) -> EpisodeView:
@@ -25,9 +24,6 @@ def test_an_incident_shows_what_its_agent_did() -> None:
         assert {key: shown.attributes[key] for key in ("incident", "cause", "fix")} == closing.arguments
         assert shown.identifiers[str(trajectory.source_id)] == "incident"
         assert shown.success is trajectory.outcome.success
-        assert trajectory.started_at is not None
-        assert trajectory.ended_at is not None
-        assert shown.minutes == round((trajectory.ended_at - trajectory.started_at).total_seconds() / 60)
         failed = [step.tool for step in trajectory.steps if step.error]
         assert list(shown.failed_tools) == failed
         tried = [step.tool for step in trajectory.steps if step.kind is StepKind.TOOL_RESULT]
@@ -66,11 +62,6 @@ def test_keys_are_made_readable(key: str, text: str) -> None:
 
 def test_identifiers_hold_letters_and_digits() -> None:
     assert find_identifiers("Fix INC-1042 for mia_li_3668 in 2024, not a1 or INC-1042") == ["INC-1042", "mia_li_3668"]
-
-
-def test_an_end_before_the_beginning_is_no_duration() -> None:
-    times = {"started_at": datetime(2026, 1, 2, tzinfo=UTC), "ended_at": datetime(2026, 1, 1, tzinfo=UTC)}
-    assert seen(said("x", outcome=Outcome(success=True), **times)).minutes is None
 
 
 @pytest.mark.parametrize(
