@@ -169,12 +169,22 @@ def _lora_model(base: Path, recipe: Recipe, dtype: torch.dtype, device: str) -> 
         r=recipe.lora.rank,
         lora_alpha=recipe.lora.alpha,
         lora_dropout=recipe.lora.dropout,
-        target_modules="all-linear",
+        target_modules=_linear_layers(model),
         task_type="CAUSAL_LM",
     )
     wrapped = get_peft_model(model, config, autocast_adapter_dtype=True)
     wrapped.train()
     return wrapped
+
+
+def _linear_layers(model: Any) -> list[str]:
+    """Names of all linear layers but the output: PEFT's "all-linear" would write each block's by its full path."""
+    import torch
+
+    output = model.get_output_embeddings()
+    layers = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    outputs = {name for name, module in model.named_modules() if module is output}
+    return sorted({name.rpartition(".")[2] for name in layers - outputs})
 
 
 def _save_adapter(model: Any, folder: Path, base_name: str) -> None:
