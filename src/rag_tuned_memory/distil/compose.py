@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rag_tuned_memory.distil.dataset import Example
@@ -17,9 +17,6 @@ from rag_tuned_memory.distil.recipe import Mixture
 from rag_tuned_memory.distil.replay import Replay
 from rag_tuned_memory.distil.unknown import Strangers, unknown_facts
 from rag_tuned_memory.recall.passages import day
-
-Recaller = Callable[[str], str]
-"""From a question to the fenced text that our own recall puts into a prompt for it; empty when nothing is found."""
 
 
 @dataclass(frozen=True, slots=True)
