@@ -122,21 +122,24 @@ def split(text: str, *, most: int = CHUNK_PIECES, overlap: int = OVERLAP_PIECES)
 
     Nothing is left out but white space between parts; a text of white space only gives no part.
     """
+    return [part for begin, end in spans(text, most=most, overlap=overlap) if (part := text[begin:end].strip())]
+
+
+def spans(text: str, *, most: int, overlap: int) -> list[tuple[int, int]]:
+    """Where the parts of ``text`` begin and end; each begins at or before the end of the one before, or after space."""
     pieces = [match.span() for match in _PIECE.finditer(text)]
     if len(pieces) <= most:
-        return [text.strip()] if text.strip() else []
+        return [(0, len(text))]
     ends = _ends(text, pieces)
-    parts: list[str] = []
-    first = 0
-    while first < len(pieces):
+    found: list[tuple[int, int]] = []
+    first, last = 0, 0
+    while last < len(pieces):
+        if found:
+            first = _restart(ends, first, last, overlap)
         last = _last(ends, first, most, len(pieces))
-        begin = pieces[first][0] if parts else 0
-        end = pieces[last][0] if last < len(pieces) else len(text)
-        parts.append(text[begin:end].strip())
-        if last == len(pieces):
-            break
-        first = _restart(ends, first, last, overlap)
-    return parts
+        begin = pieces[first][0] if found else 0
+        found.append((begin, pieces[last][0] if last < len(pieces) else len(text)))
+    return found
 
 
 def _ends(text: str, pieces: list[tuple[int, int]]) -> list[int]:

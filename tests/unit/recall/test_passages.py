@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rag_tuned_memory.recall.passages import CHUNK_PIECES, HEADER_STEP, build_passages, split
+from rag_tuned_memory.recall.passages import CHUNK_PIECES, HEADER_STEP, build_passages, spans, split
 from rag_tuned_memory.trajectory import Outcome, Step, StepKind, Trajectory
 
 MAY = datetime(2023, 5, 8, 13, 56, tzinfo=UTC)
@@ -93,18 +93,13 @@ def test_a_step_of_white_space_gives_no_passage() -> None:
     overlap=st.integers(0, 9),
 )
 def test_parts_are_short_and_cover_the_text_in_order(text: str, most: int, overlap: int) -> None:
-    parts = split(text, most=most, overlap=overlap)
-    if not text.strip():
-        assert parts == []
-        return
-    assert all(part and pieces(part) <= most for part in parts)
-    reached = 0
-    for part in parts:
-        # the part continues or overlaps what was covered; only white space may lie between
-        start = text.find(part, max(0, reached - len(part)))
-        while start >= 0 and start + len(part) < reached:
-            start = text.find(part, start + 1)
-        assert start >= 0
-        assert not text[reached:start].strip()
-        reached = max(reached, start + len(part))
-    assert not text[reached:].strip()
+    found = spans(text, most=most, overlap=overlap)
+    assert found[0][0] == 0
+    assert found[-1][1] == len(text)
+    assert all(pieces(text[begin:end]) <= most for begin, end in found)
+    for (begin, end), (next_begin, next_end) in pairwise(found):
+        assert begin < next_begin <= end < next_end
+        assert pieces(text[next_begin:end]) <= overlap
+    assert split(text, most=most, overlap=overlap) == [
+        text[begin:end].strip() for begin, end in found if text[begin:end].strip()
+    ]
