@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rag_tuned_memory.errors import MissingExtra, ModelIntegrityError, ModelNotPulled
+from rag_tuned_memory.models import quiet_transformers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -97,7 +98,8 @@ class LanguageModel:
         target = device or ("cuda" if torch.cuda.is_available() else "cpu")
         kind = getattr(torch, dtype) if dtype else best_dtype(target)
         try:
-            lm = AutoModelForCausalLM.from_pretrained(folder, dtype=kind, local_files_only=True).to(target).eval()
+            with quiet_transformers():
+                lm = AutoModelForCausalLM.from_pretrained(folder, dtype=kind, local_files_only=True).to(target).eval()
             generation = GenerationConfig.from_model_config(lm.config)
             if (folder / "generation_config.json").is_file():
                 generation = GenerationConfig.from_pretrained(folder, local_files_only=True)
