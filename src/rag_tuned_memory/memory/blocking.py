@@ -151,7 +151,6 @@ class Memory:
     stats = _blocking(AsyncMemory.stats)
     export = _iterating(AsyncMemory.export)
     reindex = _blocking(AsyncMemory.reindex)
-    worker = _blocking(AsyncMemory.worker)
 
     def start_worker(
         self,
