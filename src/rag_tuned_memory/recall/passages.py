@@ -136,7 +136,7 @@ def spans(text: str, *, most: int, overlap: int) -> list[tuple[int, int]]:
     while last < len(pieces):
         if found:
             first = _restart(ends, first, last, overlap)
-        last = _last(ends, first, most, len(pieces))
+        last = _last(ends, first, last, most, len(pieces))
         begin = pieces[first][0] if found else 0
         found.append((begin, pieces[last][0] if last < len(pieces) else len(text)))
     return found
@@ -155,13 +155,16 @@ def _ends(text: str, pieces: list[tuple[int, int]]) -> list[int]:
     return ends
 
 
-def _last(ends: list[int], first: int, most: int, total: int) -> int:
-    """Where a part that begins with piece ``first`` ends: the last good place within reach, else where it is full."""
+def _last(ends: list[int], first: int, before: int, most: int, total: int) -> int:
+    """Where a part that begins with piece ``first`` ends: the last good place within reach, else where it is full.
+
+    A good place lies in the second half of the part, and behind the end of the part ``before``.
+    """
     full = first + most
     if full >= total:
         return total
-    good = ends[bisect_right(ends, full) - 1] if bisect_right(ends, full) else 0
-    return good if good > first + most // 2 else full
+    at = bisect_right(ends, full)
+    return ends[at - 1] if at and ends[at - 1] > max(first + most // 2, before) else full
 
 
 def _restart(ends: list[int], first: int, last: int, overlap: int) -> int:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rag_tuned_memory.recall.passages import CHUNK_PIECES, HEADER_STEP, build_passages, spans, split
@@ -92,6 +92,7 @@ def test_a_step_of_white_space_gives_no_passage() -> None:
     most=st.integers(2, 20),
     overlap=st.integers(0, 9),
 )
+@example(text="}[[[[[,[[", most=7, overlap=6)
 def test_parts_are_short_and_cover_the_text_in_order(text: str, most: int, overlap: int) -> None:
     found = spans(text, most=most, overlap=overlap)
     assert found[0][0] == 0
