@@ -26,8 +26,12 @@ def take_in(namespace: str, given: Given, *, max_step_bytes: int) -> Trajectory:
         InvalidNamespace: it names another namespace.
         InvalidTrajectory: a field is wrong, a step is too large, or nothing is left without recalled text.
     """
-    trajectory = _parsed(namespace, given)
-    check_trajectory(trajectory, max_step_bytes)
+    try:
+        trajectory = _parsed(namespace, given)
+        check_trajectory(trajectory, max_step_bytes)
+    except InvalidTrajectory as error:
+        error.remedy = error.remedy or "Correct it and record again; nothing was stored."
+        raise
     trajectory = _without_recalled(trajectory)
     if trajectory.source_id:
         return trajectory

@@ -287,6 +287,24 @@ def test_eval_recall(rtm: Any, tmp_path: Path) -> None:
     assert "1.000" in rtm("eval", "recall", str(file)).out
 
 
+def test_eval_arms(
+    rtm: Any, registry: AdapterRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scripted: ScriptedBackend
+) -> None:
+    monkeypatch.setattr("rag_tuned_memory.memory.wiring.Parts.backend", lambda self: scripted)
+    learned = [record(rtm, number) for number in range(1, 5)]
+    registry.promote(register(registry, "ops", tmp_path, learned, sequence=4).name, "test")
+    record(rtm, 5)
+    folder = tmp_path / "arms"
+    found = rtm("eval", "arms", *OPS, "--per-kind", "2", "-o", str(folder), "--json")
+    assert found.status == 0, found.err
+    assert set(found.json["arms"]) == {"none", "full_context", "retrieval", "tuned", "both", "routed"}
+    assert found.json["questions"]["tuned"]["fresh"] == 2
+    rows = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
+    assert len(rows) == sum(sum(counts.values()) for counts in found.json["questions"].values())
+    assert (folder / "arms.png").stat().st_size > 1000
+    assert "routed" in rtm("eval", "arms", *OPS, "--per-kind", "1").out
+
+
 def test_worker_once(rtm: Any, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RTM_MODEL", str(tiny_model))
     record(rtm)

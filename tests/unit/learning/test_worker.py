@@ -3,10 +3,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import anyio
 import pytest
 
 from incidents import episode
@@ -73,8 +74,8 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    yield Bench(tmp_path)
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
 
 
 async def test_nothing_happens_before_it_is_due(bench: Bench) -> None:
@@ -175,8 +176,9 @@ async def test_stopping_ends_a_run_under_way_and_keeps_it(bench: Bench) -> None:
 
     async def long(should_stop: Callable[[], bool]) -> DistilReport:
         running.set()
-        while not should_stop():
-            time.sleep(0.005)
+        stopped = threading.Event()
+        while not stopped.wait(0.005) and not should_stop():
+            pass
         raise TrainingStopped("stopped at step 3 of 9")
 
     rounds: list[Round] = []
@@ -193,7 +195,7 @@ async def test_a_thread_that_waits_stops_at_once(bench: Bench) -> None:
     worker = bench.worker()
     worker._interval = 3600
     thread = WorkerThread(worker)
-    time.sleep(0.05)
+    await anyio.sleep(0.05)
     started = time.monotonic()
     thread.stop()
     assert time.monotonic() - started < 5

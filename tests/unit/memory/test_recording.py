@@ -200,7 +200,7 @@ def test_where_the_source_breaks_off_what_came_before_is_stored(memory: Memory) 
         yield from (episode(n) for n in range(1, 6))
         raise InvalidRecord("malformed", path="file.jsonl", line=6)
 
-    with pytest.raises(InvalidRecord, match="file.jsonl:6"):
+    with pytest.raises(InvalidRecord, match=r"file\.jsonl:6"):
         memory.record_many(source())
     assert memory.stats().store.trajectories == 5
 
