@@ -28,8 +28,12 @@ from rag_tuned_memory.store.sqlite.rows import PASSAGE_COLUMNS, passage, rows, s
 EXACT_PASSAGES = 4096
 """Up to so many passages are scored exactly; reading their vectors takes about 5 ms."""
 _RESCORED = 8
-_RESCORED_AT_LEAST = 400
-"""Of many passages, the nearest ``max(8 * limit, 400)`` signatures are rescored."""
+_RESCORED_AT_LEAST = 1000
+"""Of many passages, the nearest ``max(8 * limit, 1000)`` signatures are rescored.
+
+With all-MiniLM-L6-v2 on real conversations, the 1.25 % nearest signatures hold 95 % of the true ten nearest passages,
+the 2.5 % nearest 99 %. Rescoring a thousand takes about 3 ms.
+"""
 _POSTINGS = 10_000
 """Common words are left out of a text query while its rarer words occur in fewer passages than this together."""
 _MOST_TIES = 1000
