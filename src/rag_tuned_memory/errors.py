@@ -25,7 +25,8 @@ The tree, one line a class:
     ├── DistilError
     │   ├── NotEnoughEpisodes               nothing can be learnt from what is stored
     │   ├── DistilBusy                      another process distils this namespace
-    │   └── TrainingDiverged                the loss became NaN or infinite
+    │   ├── TrainingDiverged                the loss became NaN or infinite
+    │   └── TrainingStopped                 asked to stop; a checkpoint is kept
     ├── AdapterError
     │   ├── IllegalTransition               the state machine does not allow this step
     │   ├── AdapterNotServable              rejected or tainted adapters never serve
@@ -84,9 +85,7 @@ class InvalidTrajectory(InvalidInput):
 class InvalidRecord(InvalidInput):
     """One record of an imported file is bad. ``path`` and ``line`` (1-based) say which."""
 
-    def __init__(
-        self, message: str, *, path: str, line: int | None = None, remedy: str | None = None
-    ) -> None:
+    def __init__(self, message: str, *, path: str, line: int | None = None, remedy: str | None = None) -> None:
         self.path = path
         self.line = line
         super().__init__(message, place=path if line is None else f"{path}:{line}", remedy=remedy)
@@ -166,6 +165,10 @@ class DistilBusy(DistilError):
 
 class TrainingDiverged(DistilError):
     """The loss became NaN or infinite."""
+
+
+class TrainingStopped(DistilError):
+    """Distillation was asked to stop; what was trained is in a checkpoint, and the next run goes on from it."""
 
 
 class AdapterError(RagTunedMemoryError):

@@ -196,7 +196,10 @@ def canonical_json(value: Any) -> bytes:
 
 def describe(error: ValidationError) -> str:
     """One line for a pydantic error: the first three fields at fault, each with what is wrong there."""
-    details = error.errors(include_url=False, include_input=False)
+    found = error.errors(include_url=False, include_input=False)
+    # where an item is bad, pydantic also counts the list too short
+    inside = {one["loc"][:depth] for one in found for depth in range(len(one["loc"]))}
+    details = [one for one in found if one["type"] != "too_short" or one["loc"] not in inside]
     lines = [f"{'.'.join(map(str, e['loc'])) or 'record'}: {e['msg']}" for e in details[:3]]
     more = f" (and {len(details) - 3} more)" if len(details) > 3 else ""
     return "; ".join(lines) + more

@@ -15,8 +15,7 @@ from rag_tuned_memory.demo.world import incidents
 from rag_tuned_memory.distil.dataset import read_dataset
 from rag_tuned_memory.distil.learned import read_learned
 from rag_tuned_memory.distil.recipe import Gate, LoraRecipe, Mixture, Recipe
-from rag_tuned_memory.distil.train import TrainingStopped
-from rag_tuned_memory.errors import AdapterNotServable
+from rag_tuned_memory.errors import AdapterNotServable, TrainingStopped
 from rag_tuned_memory.learning.events import Event
 from rag_tuned_memory.routing import Route
 from rag_tuned_memory.settings import Settings

@@ -20,8 +20,7 @@ from rag_tuned_memory.cli.options import Json, Namespace, open_memory, read_json
 from rag_tuned_memory.cli.output import console, one_line, print_json
 from rag_tuned_memory.distil.policy import DistilPolicy
 from rag_tuned_memory.distil.recipe import Recipe
-from rag_tuned_memory.distil.train import TrainingStopped
-from rag_tuned_memory.errors import InvalidRecipe
+from rag_tuned_memory.errors import InvalidRecipe, TrainingStopped
 from rag_tuned_memory.trajectory import describe, validate_namespace
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from rag_tuned_memory.distil.dataset import Example
 from rag_tuned_memory.distil.evaluation import TrainingCurvePoint
 from rag_tuned_memory.distil.packing import Row, Tokenised, pack
 from rag_tuned_memory.distil.recipe import Recipe
-from rag_tuned_memory.errors import DistilError, InvalidRecipe, TrainingDiverged
+from rag_tuned_memory.errors import InvalidRecipe, TrainingDiverged, TrainingStopped
 from rag_tuned_memory.models import quiet_transformers
 from rag_tuned_memory.serving.chat import encode, render
 
@@ -69,10 +69,6 @@ class Trained:
     def tokens_per_second(self) -> float:
         """Computed positions per second of training."""
         return self.tokens / self.seconds if self.seconds else 0.0
-
-
-class TrainingStopped(DistilError):
-    """Training was asked to stop; a checkpoint was written, and the next run goes on from it."""
 
 
 def train(

@@ -20,8 +20,7 @@ import anyio.to_thread
 from rag_tuned_memory.adapters.registry import AdapterRegistry
 from rag_tuned_memory.adapters.states import State
 from rag_tuned_memory.distil.policy import DistilPolicy, Due, PolicyState, due
-from rag_tuned_memory.distil.train import TrainingStopped
-from rag_tuned_memory.errors import DistilBusy, RagTunedMemoryError
+from rag_tuned_memory.errors import DistilBusy, RagTunedMemoryError, TrainingStopped
 from rag_tuned_memory.learning.events import DistilReport
 from rag_tuned_memory.learning.runs import run_folders
 from rag_tuned_memory.store.base import EpisodeStore

@@ -8,8 +8,7 @@ from collections.abc import Callable
 import anyio.to_thread
 
 from rag_tuned_memory.distil.recipe import Recipe
-from rag_tuned_memory.distil.train import TrainingStopped
-from rag_tuned_memory.errors import AdapterNotServable
+from rag_tuned_memory.errors import AdapterNotServable, TrainingStopped
 from rag_tuned_memory.learning.events import DistilReport, Event, OnEvent
 from rag_tuned_memory.memory.wiring import Parts
 

@@ -1,6 +1,5 @@
 from collections import Counter
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -69,11 +68,16 @@ def test_common_beginnings_are_computed_once() -> None:
     assert row.new_positions(second) == 0
 
 
-def test_an_example_counts_as_the_root_of_its_length() -> None:
-    row = Row()
-    row.add(Tokenised.of([1], [2], 9))
-    row.add(Tokenised.of([1], [3, 4, 5], 9))
-    assert row.weights == pytest.approx([2**-0.5] * 2 + [0.5] * 4)
+@given(examples)
+def test_what_an_example_counts_does_not_depend_on_its_row(given_: list[Tokenised]) -> None:
+    together, alone = Row(), []
+    for example in given_:
+        together.add(example)
+        row = Row()
+        row.add(example)
+        alone += row.weights
+    assert together.weights == alone
+    assert all(weight > 0 for weight in alone)
 
 
 def test_a_long_example_has_a_row_of_its_own() -> None:

@@ -13,8 +13,8 @@ from rag_tuned_memory.distil import train as training
 from rag_tuned_memory.distil.dataset import Example
 from rag_tuned_memory.distil.dialogue import memory_messages
 from rag_tuned_memory.distil.recipe import LoraRecipe, Recipe
-from rag_tuned_memory.distil.train import Progress, TrainingStopped, train
-from rag_tuned_memory.errors import InvalidRecipe, TrainingDiverged
+from rag_tuned_memory.distil.train import Progress, train
+from rag_tuned_memory.errors import InvalidRecipe, TrainingDiverged, TrainingStopped
 
 CAUSES = ["full disk", "memory leak", "bad release", "stale cache"]
 EXAMPLES = [
@@ -216,8 +216,11 @@ def test_packed_examples_are_learnt_as_if_each_were_alone(tiny_model: Path) -> N
         answer = [*training.encode(tokenizer, example.answer), tokenizer.eos_token_id]
         with torch.no_grad():
             logits = model(torch.tensor([[*prompt, *answer]])).logits[0, len(prompt) - 1 : -1]
-        losses = torch.nn.functional.cross_entropy(logits, torch.tensor(answer), reduction="sum")
-        total += float(losses) / len(answer) ** 0.5
-        weight += len(answer) ** 0.5
+        losses = torch.nn.functional.cross_entropy(logits, torch.tensor(answer), reduction="none")
+        alone = training.Row()
+        alone.add(training.Tokenised.of(prompt, answer[:-1], answer[-1]))
+        weights = torch.tensor(alone.weights)
+        total += float((losses * weights).sum())
+        weight += float(weights.sum())
     with torch.no_grad():
         assert float(run._loss(row)) == pytest.approx(total / weight, rel=1e-4)

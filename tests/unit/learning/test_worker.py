@@ -15,9 +15,8 @@ from rag_tuned_memory.adapters import AdapterRegistry
 from rag_tuned_memory.distil.evaluation import Evaluation
 from rag_tuned_memory.distil.lock import RunLock
 from rag_tuned_memory.distil.policy import DistilPolicy
-from rag_tuned_memory.distil.train import TrainingStopped
 from rag_tuned_memory.embedding import HashingEmbedder
-from rag_tuned_memory.errors import TrainingDiverged
+from rag_tuned_memory.errors import TrainingDiverged, TrainingStopped
 from rag_tuned_memory.learning.events import DistilReport
 from rag_tuned_memory.learning.worker import FIRST_PAUSE, Round, Worker, WorkerThread, policy_state
 from rag_tuned_memory.recall import Recall

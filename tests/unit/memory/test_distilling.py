@@ -12,7 +12,7 @@ from incidents import episode
 from rag_tuned_memory.adapters import State
 from rag_tuned_memory.distil.evaluation import Evaluation
 from rag_tuned_memory.distil.policy import DistilPolicy
-from rag_tuned_memory.distil.train import TrainingStopped
+from rag_tuned_memory.errors import TrainingStopped
 from rag_tuned_memory.learning.events import DistilReport, Event
 from rag_tuned_memory.learning.worker import Round
 from rag_tuned_memory.memory import Memory
