@@ -1,8 +1,8 @@
-"""What the pages say is true: their code runs and prints what stands beside it, their commands work, their links lead on.
+"""What the pages say is true: code runs and prints what stands beside it, commands work, links lead on.
 
-Python blocks of a page run in order in one namespace, in an empty home with the hashing embedder; ``# >`` lines in a block
-are what it prints. In ``console`` blocks each ``$ rtm …`` line runs, and the lines below it must be among its output, in
-order. ``<!-- not run: reason -->`` before a block leaves it out.
+Python blocks of a page run in order in one namespace, in an empty home with the hashing embedder; ``# >`` lines in a
+block are what it prints. In ``console`` blocks each ``$ rtm …`` line runs, and the lines below it must be among its
+output, in order. ``<!-- not run: reason -->`` before a block leaves it out.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextlib
 import io
 import re
 import shlex
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,3 +88,41 @@ def test_links_lead_to_files_that_are_there(page: Path) -> None:
     for target in _LINK.findall(page.read_text(encoding="utf-8")):
         if "://" not in target and not target.startswith("#"):
             assert (page.parent / target.partition("#")[0]).exists(), f"{page.name} links to {target}"
+
+
+ARCHITECTURE = (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8")
+
+
+def test_the_layout_is_the_real_one() -> None:
+    package = REPOSITORY / "src" / "rag_tuned_memory"
+    layout = ARCHITECTURE.partition("src/rag_tuned_memory/\n")[2].partition("```")[0]
+    named = set(re.findall(r"^  ([\w.]+?)/? ", layout, re.MULTILINE))
+    kept = {path.name for path in package.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert named == kept - {"__init__.py"}
+    for folder in re.findall(r"^(\w+)/ ", layout, re.MULTILINE):
+        assert (REPOSITORY / folder).is_dir(), folder
+
+
+def test_the_layers_are_those_that_are_held() -> None:
+    contract = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]
+    held = [
+        {part.strip().removeprefix("rag_tuned_memory.") for part in layer.split("|")} for layer in contract["layers"]
+    ]
+    drawn = ARCHITECTURE.partition("import-linter holds it:\n")[2].partition("\n\nOne concept")[0]
+    assert [set(re.findall(r"[\w.]+", layer)) for layer in drawn.split("←")] == held[::-1]
+
+
+def test_every_command_is_on_its_page() -> None:
+    page = (REPOSITORY / "docs" / "cli.md").read_text(encoding="utf-8")
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        assert main(["--help"]) == 0
+    commands = re.findall(r"^  (\w+)  ", printed.getvalue().partition("Commands:")[2], re.MULTILINE)
+    assert len(commands) > 10
+    assert [name for name in commands if f"`rtm {name}" not in page] == []
+
+
+def test_every_benchmark_is_on_its_page() -> None:
+    page = (REPOSITORY / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    folders = {path.parent.name for path in (REPOSITORY / "benchmarks").glob("*/run.py")}
+    assert folders == set(re.findall(r"\(\.\./benchmarks/(\w+)\)", page))
