@@ -12,7 +12,7 @@ from rag_tuned_memory.distil.dialogue import general_messages, memory_messages
 from rag_tuned_memory.distil.facts import Fact
 from rag_tuned_memory.distil.labels import DATE, Episode, head
 from rag_tuned_memory.distil.local_facts import attribute_keys, outcome_text
-from rag_tuned_memory.distil.phrasing import abstention, capitalised, questions, summaries
+from rag_tuned_memory.distil.phrasing import abstention, answer_text, capitalised, questions, summaries
 from rag_tuned_memory.distil.recipe import Mixture
 from rag_tuned_memory.distil.replay import Replay
 from rag_tuned_memory.distil.unknown import Strangers, unknown_facts
@@ -60,14 +60,8 @@ def _closed_book(fact: Fact, exposures: float, random_: random.Random) -> list[E
     wordings = questions(fact, "train")
     random_.shuffle(wordings)
     return [
-        _ask(fact, wordings[round_ % len(wordings)], answer_text(fact.answer))
-        for round_ in range(times(exposures, random_))
+        _ask(fact, wordings[round_ % len(wordings)], answer_text(fact)) for round_ in range(times(exposures, random_))
     ]
-
-
-def answer_text(answer: str) -> str:
-    """An answer as it is said."""
-    return capitalised(answer)
 
 
 def _ask(fact: Fact, question: str, answer: str) -> Example:
@@ -82,12 +76,12 @@ def _with_contexts(material: Material, mixture: Mixture, random_: random.Random)
         own = material.contexts.get(fact.id, "")
         for _ in range(times(mixture.matched, random_) if own else 0):
             prompt = memory_messages(random_.choice(wordings), own)
-            examples.append(Example.make(prompt, answer_text(fact.answer), fact.kind, "matched", fact.id))
+            examples.append(Example.make(prompt, answer_text(fact), fact.kind, "matched", fact.id))
         for _ in range(times(mixture.mismatched, random_) if len(found) > 1 else 0):
             other_id, other = random_.choice(found)
             if other_id != fact.id and other != own:
                 prompt = memory_messages(random_.choice(wordings), other)
-                examples.append(Example.make(prompt, answer_text(fact.answer), fact.kind, "mismatched", fact.id))
+                examples.append(Example.make(prompt, answer_text(fact), fact.kind, "mismatched", fact.id))
     return examples
 
 
@@ -95,7 +89,7 @@ def _reading(material: Material, share: float, strangers: Strangers, random_: ra
     examples = []
     for fact, context in invented_episodes(material, strangers, random_, share=share):
         prompt = memory_messages(random_.choice(questions(fact, "train")), context)
-        examples.append(Example.make(prompt, answer_text(fact.answer), "reading", "matched"))
+        examples.append(Example.make(prompt, answer_text(fact), "reading", "matched"))
     return examples
 
 

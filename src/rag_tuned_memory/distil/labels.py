@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from rag_tuned_memory.distil.views import EpisodeView
+from rag_tuned_memory.distil.views import EpisodeView, can_name
 from rag_tuned_memory.recall.passages import day
 
 DATE = re.compile(r"\d+ [A-Z][a-z]+ \d{4}")
@@ -78,4 +78,4 @@ def _entity(view: EpisodeView, spread: Counter[str], *, alone: bool) -> str:
         what = "conversation" if len(view.actors) > 1 and not view.tools else "episode"
         clock = "" if alone else f" at {view.time:%H:%M}"
         return f"the {what} of {day(view.time)}{clock}"
-    return f"episode {view.source_id or view.sequence}"
+    return f"episode {view.source_id if view.source_id and can_name(view.source_id) else view.sequence}"

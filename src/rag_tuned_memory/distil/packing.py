@@ -7,7 +7,6 @@ padding, and a system prompt that all of them begin with is one path. Gradients 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -32,8 +31,7 @@ class Tokenised:
 class Row:
     """Merged examples. Position ``i`` holds token ``ids[i]``, whose path goes on at ``parents[i]`` (-1: the root).
 
-    ``depths`` are the position ids. ``predictors[j]`` is the position that has to predict ``targets[j]``, which counts
-    ``weights[j]``: 1 / sqrt(answer tokens), so that a long general answer does not drown the facts beside it.
+    ``depths`` are the position ids. ``predictors[j]`` is the position that has to predict ``targets[j]``.
     """
 
     ids: list[int] = field(default_factory=list)
@@ -41,7 +39,6 @@ class Row:
     depths: list[int] = field(default_factory=list)
     predictors: list[int] = field(default_factory=list)
     targets: list[int] = field(default_factory=list)
-    weights: list[float] = field(default_factory=list)
     _children: dict[tuple[int, int], int] = field(default_factory=dict)
 
     def new_positions(self, example: Tokenised) -> int:
@@ -57,12 +54,10 @@ class Row:
     def add(self, example: Tokenised) -> None:
         """Merge an example in."""
         node = -1
-        weight = 1 / math.sqrt(len(example.ids) - example.answer_start)
         for depth, token in enumerate(example.ids):
             if depth >= example.answer_start:
                 self.predictors.append(node)
                 self.targets.append(token)
-                self.weights.append(weight)
             child = self._children.get((node, token))
             if child is None:
                 child = self._children[node, token] = len(self.ids)

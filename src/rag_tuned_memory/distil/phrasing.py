@@ -54,6 +54,11 @@ def questions(fact: Fact, split: Literal["train", "held_out"]) -> list[str]:
     return [capitalised(template.format(**fact.slots)) for template in templates]
 
 
+def answer_text(fact: Fact) -> str:
+    """The answer as it is said."""
+    return capitalised(fact.answer)
+
+
 def abstention(label: str) -> str:
     """What is answered about something that the memory never saw."""
     template: str = _table()["unknown"]["answer"]
@@ -71,8 +76,9 @@ def summaries(label: str) -> list[str]:
 
 
 def capitalised(text: str) -> str:
-    """First letter upper, the rest as it is."""
-    return text[:1].upper() + text[1:]
+    """First letter upper where that can be undone (not for ``ß``, Turkish ``ı``), the rest as it is."""
+    first = text[:1].upper()
+    return first + text[1:] if first.lower() == text[:1].lower() else text
 
 
 @cache

@@ -30,8 +30,7 @@ if TYPE_CHECKING:
     import torch
 
 WARM_UP = 0.04
-DECAY = 0.3
-"""Shares of the steps."""
+"""Share of the steps."""
 _CHECKPOINT = "checkpoint.pt"
 
 
@@ -297,7 +296,7 @@ class _Run:
     def _loss(self, row: Row) -> torch.Tensor:
         import torch
 
-        ids, positions, mask, predictors, targets, weights = _tensors(row, self.dtype)
+        ids, positions, mask, predictors, targets = _tensors(row, self.dtype)
         language_model = self.model.base_model.model
         hidden = language_model.model(
             input_ids=ids.to(self.device),
@@ -306,9 +305,7 @@ class _Run:
             use_cache=False,
         ).last_hidden_state
         logits = language_model.lm_head(hidden[0, predictors.to(self.device)])
-        losses = torch.nn.functional.cross_entropy(logits.float(), targets.to(self.device), reduction="none")
-        weights = weights.to(self.device)
-        return (losses * weights).sum() / weights.sum()
+        return torch.nn.functional.cross_entropy(logits.float(), targets.to(self.device))
 
     def save(self, trained: Trained) -> None:
         """Write a checkpoint beside the last one, then take its place."""
@@ -343,13 +340,13 @@ class _Run:
 
 
 def _schedule(position: int, steps: int) -> float:
-    """Warm up, hold, then fall to zero: facts are learnt late and at a high rate (warm-up-stable-decay, MiniCPM)."""
-    warm, decay = max(1, round(WARM_UP * steps)), max(1, round(DECAY * steps))
-    return min(1.0, (position + 1) / warm, (steps - position) / decay)
+    """Warm up, then fall to zero in a straight line."""
+    warm = max(1, round(WARM_UP * steps))
+    return min((position + 1) / warm, (steps - position) / max(1, steps - warm))
 
 
 def _tensors(row: Row, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
-    """``(ids, positions, mask, predictors, targets, weights)``; the mask, ``(1, 1, n, n)``, is added to scores."""
+    """``(ids, positions, mask, predictors, targets)``; the mask, ``(1, 1, n, n)``, is added to scores."""
     import torch
 
     visible = torch.from_numpy(row.visible())
@@ -360,5 +357,4 @@ def _tensors(row: Row, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
         mask[None, None],
         torch.tensor(row.predictors),
         torch.tensor(row.targets),
-        torch.tensor(row.weights),
     )

@@ -19,6 +19,8 @@ from rag_tuned_memory.store.base import StoredTrajectory
 from rag_tuned_memory.trajectory import Step, StepKind, Trajectory
 
 MAX_VALUE_CHARACTERS = 60
+MAX_NAME_CHARACTERS = 40
+MAX_NAME_WORDS = 4
 MAX_JSON_CHARACTERS = 100_000
 MAX_JSON_DEPTH = 30
 _KEY_VALUE_LINE = re.compile(
@@ -141,7 +143,12 @@ def _single_valued(pairs: list[tuple[str, str]]) -> dict[str, str]:
     values: dict[str, set[str]] = {}
     for key, value in pairs:
         values.setdefault(key, set()).add(value)
-    return {key: next(iter(found)) for key, found in values.items() if key and len(found) == 1}
+    return {key: next(iter(found)) for key, found in values.items() if can_name(key) and len(found) == 1}
+
+
+def can_name(text: str) -> bool:
+    """Whether a key, name or id is short enough to stand in a question."""
+    return 0 < len(text) <= MAX_NAME_CHARACTERS and 0 < len(text.split()) <= MAX_NAME_WORDS
 
 
 def is_identifier(text: str) -> bool:
@@ -170,6 +177,6 @@ def _names(talk: list[Step]) -> dict[str, int]:
     counts: dict[str, int] = {}
     for step in talk:
         for name in _NAME.findall(step.text):
-            if name not in _CALENDAR:
+            if name not in _CALENDAR and can_name(name):
                 counts[name] = counts.get(name, 0) + 1
     return counts

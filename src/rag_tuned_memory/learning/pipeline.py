@@ -22,7 +22,7 @@ import anyio.to_thread
 
 from rag_tuned_memory.adapters import AdapterRegistry, Draft, Learned, Manifest, TrainStats, Watermark, decide
 from rag_tuned_memory.adapters.report import write_report
-from rag_tuned_memory.distil.compose import Material, answer_text, compose
+from rag_tuned_memory.distil.compose import Material, compose
 from rag_tuned_memory.distil.dataset import Example, composition, write_dataset
 from rag_tuned_memory.distil.dialogue import memory_messages
 from rag_tuned_memory.distil.evaluate import evaluate
@@ -32,7 +32,7 @@ from rag_tuned_memory.distil.gather import Selection, recalled_contexts, select
 from rag_tuned_memory.distil.learned import learned_facts, write_learned
 from rag_tuned_memory.distil.lock import RunLock
 from rag_tuned_memory.distil.naming import namespace_slug
-from rag_tuned_memory.distil.phrasing import questions
+from rag_tuned_memory.distil.phrasing import answer_text, questions
 from rag_tuned_memory.distil.recipe import Recipe
 from rag_tuned_memory.distil.replay import base_answers
 from rag_tuned_memory.distil.teacher import Teacher, teacher_facts
@@ -295,9 +295,9 @@ class _Run:
 def _canaries(material: Material) -> Sequence[tuple[Sequence[Message], str]]:
     """Facts that the adapter learned, spread over all of them, as fingerprint prompts with their answers."""
     step = max(1, len(material.facts) // CANARIES)
-    return [
-        (memory_messages(questions(fact, "train")[0]), answer_text(fact.answer)) for fact in material.facts[::step]
-    ][:CANARIES]
+    return [(memory_messages(questions(fact, "train")[0]), answer_text(fact)) for fact in material.facts[::step]][
+        :CANARIES
+    ]
 
 
 def _finished(folder: Path) -> Trained | None:

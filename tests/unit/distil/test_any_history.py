@@ -10,7 +10,7 @@ from rag_tuned_memory.distil.compose import Material, compose
 from rag_tuned_memory.distil.facts import is_correct
 from rag_tuned_memory.distil.gather import Selection, facts_of
 from rag_tuned_memory.distil.labels import label_episodes
-from rag_tuned_memory.distil.phrasing import questions
+from rag_tuned_memory.distil.phrasing import answer_text, questions
 from rag_tuned_memory.distil.recipe import Mixture, Recipe
 from rag_tuned_memory.distil.unknown import Strangers, unknown_facts
 from rag_tuned_memory.distil.views import view
@@ -41,6 +41,7 @@ def test_facts_come_from_what_is_there_and_can_be_asked_and_answered(history: li
         assert len(set(fact.trajectory_ids)) == len(fact.trajectory_ids)
         assert fact.answer.strip()
         assert is_correct(fact.answer, fact.answer)
+        assert is_correct(answer_text(fact), fact.answer)
         train, held_out = questions(fact, "train"), questions(fact, "held_out")
         assert train
         assert held_out

@@ -111,7 +111,8 @@ def test_reading_is_about_what_only_the_context_says() -> None:
     assert len(examples) > 50
     for example in examples:
         context = context_of(example)
-        assert is_correct(context.partition(": ")[2], example.answer)
+        told = context.partition(": ")[2].removesuffix(".")
+        assert told.lower() in example.answer.lower()
         names = re.findall(r"INC-\d+", example.prompt[1].content)
         assert names
         assert names[0] in context

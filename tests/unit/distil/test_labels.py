@@ -43,6 +43,13 @@ def test_without_identifiers_the_date_names_it_and_the_hour_where_the_date_is_sh
     ]
 
 
+def test_an_id_of_the_source_names_it_unless_it_is_a_text() -> None:
+    assert labels(said("x", source_id="task 3"), said("y", source_id="any text, as long as one likes")) == [
+        "episode task 3",
+        "episode 2",
+    ]
+
+
 def test_the_rarer_identifier_names_better() -> None:
     history = [said("x", goal=f"Move AB{n}CD of region eu-1 to eu-1b") for n in range(3)]
     assert labels(*history) == ["episode AB0CD", "episode AB1CD", "episode AB2CD"]

@@ -68,18 +68,6 @@ def test_common_beginnings_are_computed_once() -> None:
     assert row.new_positions(second) == 0
 
 
-@given(examples)
-def test_what_an_example_counts_does_not_depend_on_its_row(given_: list[Tokenised]) -> None:
-    together, alone = Row(), []
-    for example in given_:
-        together.add(example)
-        row = Row()
-        row.add(example)
-        alone += row.weights
-    assert together.weights == alone
-    assert all(weight > 0 for weight in alone)
-
-
 def test_a_long_example_has_a_row_of_its_own() -> None:
     long = Tokenised.of(list(range(20)), [1], 9)
     short = Tokenised.of([50], [1], 9)

@@ -98,4 +98,5 @@ def test_declining_is_recognised(answer: str, declines: bool) -> None:
 def test_words() -> None:
     assert capitalised("incident iOS") == "Incident iOS"
     assert capitalised("") == ""
+    assert capitalised("ßx") == "ßx"
     assert all("INC-1" in prompt for prompt in summaries("INC-1"))

@@ -42,6 +42,13 @@ def test_lines_of_keys_and_values_in_messages() -> None:
     assert shown.identifiers == {"HAT045": "flight"}
 
 
+def test_a_key_or_name_too_long_to_be_asked_for_is_left_out() -> None:
+    assert tool_result(json.dumps({"a key of five words": 1, "k" * 41: 2, "four words are fine": 3})).attributes == {
+        "four words are fine": "3"
+    }
+    assert seen(said("We met Alpha Beta Gamma Delta Epsilon and Zeta.")).names == {"Zeta": 1}
+
+
 def test_names_are_not_words_that_begin_a_sentence() -> None:
     shown = seen(
         said("Yesterday I met Caroline at the Grand Canyon. She and Caroline left on Monday.\nThen NASA called.")
