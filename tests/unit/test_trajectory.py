@@ -12,7 +12,8 @@ from rag_tuned_memory.trajectory import Trajectory
         ({"steps": []}, "steps: Tuple should have at least 1 item after validation, not 0"),
         (
             {"steps": [{"kind": "dream", "text": "x"}]},
-            "steps.0.kind: Input should be 'message', 'thought', 'tool_call', 'tool_result', 'observation' or 'feedback'",
+            "steps.0.kind: Input should be 'message', 'thought', 'tool_call', 'tool_result', 'observation'"
+            " or 'feedback'",
         ),
         ({"steps": [{"kind": "message"}]}, "steps.0: Value error, a step needs text, a tool, arguments or an error"),
         ({}, "steps: Field required"),
