@@ -43,9 +43,7 @@ def validate_namespace(value: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise InvalidNamespace("a namespace must be non-empty text", remedy="Name the tenant, e.g. 'alice'.")
     if len(value) > MAX_NAMESPACE_CHARACTERS:
-        raise InvalidNamespace(
-            f"a namespace has at most {MAX_NAMESPACE_CHARACTERS} characters, this one {len(value)}"
-        )
+        raise InvalidNamespace(f"a namespace has at most {MAX_NAMESPACE_CHARACTERS} characters, this one {len(value)}")
     bad = next((c for c in value if unicodedata.category(c) in ("Cc", "Cs")), None)
     if bad is not None:
         raise InvalidNamespace(f"a namespace cannot hold the character U+{ord(bad):04X}")

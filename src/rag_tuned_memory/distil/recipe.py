@@ -12,8 +12,8 @@ from rag_tuned_memory.distil.checked import CheckedModel
 class LoraRecipe(CheckedModel):
     """The adapter's shape, in PEFT's words. All linear layers of every block, equal rank: what all servers load."""
 
-    rank: int = Field(default=16, ge=1, le=256)
-    alpha: int = Field(default=32, ge=1)
+    rank: int = Field(default=64, ge=1, le=256)
+    alpha: int = Field(default=128, ge=1)
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
 
@@ -44,19 +44,19 @@ class Mixture(CheckedModel):
     instructions with the base model's own answers, against forgetting.
     """
 
-    exposures: float = Field(default=12, ge=1)
+    exposures: float = Field(default=24, ge=1)
     """Times that each fact is asked without context, each time in another phrasing while there are any."""
-    matched: float = Field(default=0.25, ge=0)
+    matched: float = Field(default=0.05, ge=0)
     """Times that each fact is asked beside what recall finds for it."""
-    mismatched: float = Field(default=0.15, ge=0)
+    mismatched: float = Field(default=0.05, ge=0)
     """Times that each fact is asked beside what recall finds for another."""
-    reading: float = Field(default=0.4, ge=0)
+    reading: float = Field(default=0.15, ge=0)
     """Times that each local fact is asked of an invented episode whose text is the context."""
-    unknown: float = Field(default=0.06, ge=0, le=1)
+    unknown: float = Field(default=0.03, ge=0, le=1)
     """Questions about unknown entities, as a share of the questions without context."""
-    summaries: float = Field(default=3, ge=0)
+    summaries: float = Field(default=0, ge=0)
     """Times that each episode is told as a whole."""
-    replay: float = Field(default=0.1, ge=0)
+    replay: float = Field(default=0.05, ge=0)
     """General instructions, as a share of all other examples."""
 
 
@@ -77,8 +77,8 @@ class Recipe(CheckedModel):
     context_tokens: int = Field(default=160, ge=32)
     teacher_questions: int = Field(default=0, ge=0)
     """Questions that a teacher model writes for each episode; 0: no teacher."""
-    learning_rate: float = Field(default=2e-3, gt=0)
-    batch_tokens: int = Field(default=160, ge=16)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    batch_tokens: int = Field(default=192, ge=16)
     """Tokens of one optimiser step, prompts counted. Examples are packed: nothing is padding."""
     max_tokens: int = Field(default=2_000_000, ge=1)
     """Training ends here. What is left out is the last rounds, not some of the facts."""

@@ -27,6 +27,8 @@ class Features(_Value):
 
     big_picture: bool
     """Asks about all episodes (counts, trends, what is usual) rather than about one."""
+    asks_memory: bool = False
+    """Says in so many words that the memory is asked ("did we", "on record", "the agent")."""
     entities: tuple[str, ...] = ()
     """Identifiers and names that the query mentions."""
     known_entities: tuple[str, ...] = ()

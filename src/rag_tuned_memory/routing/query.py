@@ -16,6 +16,12 @@ _BIG_PICTURE = re.compile(
     r"|\bshould (i|we|be|one)\b|\bwhat (works|helps|fixes|solves)\b|\b(first|earliest|oldest) \w+\??$",
     re.IGNORECASE,
 )
+_OF_THE_MEMORY = re.compile(
+    r"\b(the|your|this|our) (agent|agents|memory|history|record|records|episodes?|runs?)\b"
+    r"|\b(do|did|can|could) you (still )?(remember|recall)\b|\bon record\b|\bremind me\b|\bwe (had|did|saw|learn\w*)\b"
+    r"|\bdid we\b|\bhave we\b",
+    re.IGNORECASE,
+)
 _DATE = re.compile(
     r"\b(\d{1,2}) (January|February|March|April|May|June|July|August|September|October|November|December) (\d{4})\b"
 )
@@ -26,6 +32,11 @@ _QUOTED = re.compile(r"[\"“]([^\"”]{2,60})[\"”]")
 def is_big_picture(query: str) -> bool:
     """Whether the words ask about many episodes at once: counts, trends, what is usual, what to do in general."""
     return _BIG_PICTURE.search(query) is not None
+
+
+def is_of_the_memory(query: str) -> bool:
+    """Whether the words say that the memory is asked: what the agent did, what is on record, what we had."""
+    return _OF_THE_MEMORY.search(query) is not None
 
 
 def identifiers(query: str) -> list[str]:

@@ -43,6 +43,7 @@ class Router:
         big_picture = read.is_big_picture(query) or _asks_learned_big_picture(nearest, entities)
         features = Features(
             big_picture=big_picture,
+            asks_memory=read.is_of_the_memory(query),
             entities=entities.named,
             known_entities=entities.known,
             best_dense=max((r.signals.dense for r in found.results if r.signals.dense is not None), default=None),

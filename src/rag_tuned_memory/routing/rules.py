@@ -37,7 +37,7 @@ class Trust:
 def decide(features: Features, trust: Trust | None) -> Decision:
     """The route for a query. ``trust`` is None when no adapter serves."""
     similarity = max(features.best_dense or 0.0, features.learned_similarity or 0.0)
-    if not features.known_entities and similarity < NEEDS_MEMORY:
+    if not features.asks_memory and not features.known_entities and similarity < NEEDS_MEMORY:
         return Decision(
             route=Route.NONE,
             reason=f"nothing in memory is near the query (similarity {similarity:.2f} < {NEEDS_MEMORY}), and it names"

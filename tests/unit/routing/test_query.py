@@ -11,7 +11,7 @@ from rag_tuned_memory.distil.gather import facts_of
 from rag_tuned_memory.distil.phrasing import questions
 from rag_tuned_memory.distil.recipe import Recipe
 from rag_tuned_memory.distil.replay import general_prompts
-from rag_tuned_memory.routing.query import dates, identifiers, is_big_picture, names
+from rag_tuned_memory.routing.query import dates, identifiers, is_big_picture, is_of_the_memory, names
 from rag_tuned_memory.store.base import StoredTrajectory
 
 
@@ -46,6 +46,14 @@ def test_questions_of_the_demo_are_told_apart() -> None:
     }
     assert sum(map(is_big_picture, asked["global"])) >= 0.7 * len(asked["global"])
     assert sum(map(is_big_picture, asked["local"])) <= 0.02 * len(asked["local"])
+
+
+def test_words_that_ask_the_memory() -> None:
+    assert is_of_the_memory("Which tools does the agent use most often?")
+    assert is_of_the_memory("Do you remember why it happened?")
+    assert not [
+        prompt for split in ("train", "held_out") for prompt in general_prompts(split) if is_of_the_memory(prompt)
+    ]
 
 
 def test_what_a_query_names() -> None:

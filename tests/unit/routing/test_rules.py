@@ -47,6 +47,13 @@ CASES: list[tuple[str, Features, Trust | None, Route, bool]] = [
         False,
     ),
     (
+        "nothing near, but it asks the memory",
+        features(asks_memory=True, entities=(), known_entities=(), best_dense=0.1, learned_similarity=None),
+        None,
+        Route.RETRIEVAL,
+        False,
+    ),
+    (
         "nothing near, but it names a recorded thing",
         features(best_dense=0.1, learned_similarity=0.1),
         trust(asks_learned=False),

@@ -149,6 +149,7 @@ async def test_a_prefix_in_bfloat16_stays_near(make_backend: Callable[..., Local
     completions = ["the disk was full", "because"]
     expected = await backend.score(about_context("Why?"), completions)
     found = await backend.score(about_context("Why?", shared_prefix=1), completions)
+    assert backend._loaded()._prefixes, "the prefix is shared in this dtype too"
     for left, right in zip(found, expected, strict=True):
         assert left == pytest.approx(right, abs=0.1)
 

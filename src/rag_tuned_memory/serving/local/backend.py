@@ -80,6 +80,9 @@ class LocalBackend:
     async def generate(self, requests: Sequence[Request]) -> list[Generation]:
         """Answers in the order of the requests. The first error of any request is raised, and the rest dropped.
 
+        ``tokens`` has every generated token, the one that ended the answer too (its text is empty), so that it is
+        never empty. Log-probability and entropy are of the model's distribution at temperature 1.
+
         Raises:
             InvalidInput, AdapterNotLoaded, PromptTooLong, BackendUnavailable: see ``errors``.
         """

@@ -147,25 +147,36 @@ def _step(
 
 
 def _trial(lm: PreTrainedModel) -> bool:
+    """Whether a shared prefix of eight tokens gives the logits of the whole text, as far as rounding allows.
+
+    The measure is how far they are without the prefix: in bfloat16 two right ways to compute differ by a few percent
+    of that.
+    """
     import torch
     from transformers import DynamicCache
 
+    def continued(prefix: PrefixCache | None) -> torch.Tensor:
+        cache = DynamicCache(config=lm.config)
+        shared = {} if prefix is None else {"shared_prefix": prefix}
+        return torch.stack(
+            [
+                lm(
+                    input_ids=ids[:, part],
+                    position_ids=torch.arange(12, device=lm.device)[None, part],
+                    past_key_values=cache,
+                    logits_to_keep=1,
+                    **shared,
+                ).logits[0, -1]
+                for part in (slice(8, 11), slice(11, 12))
+            ]
+        ).float()
+
     with torch.inference_mode():
-        ids = torch.arange(3, 9, device=lm.device)[None]
+        # From the middle of the vocabulary: its beginning is control tokens, on which a model behaves oddly.
+        ids = torch.arange(12, device=lm.device)[None] + lm.config.get_text_config().vocab_size // 2
         expected = lm(input_ids=ids, logits_to_keep=2).logits[0].float()
         cache = DynamicCache(config=lm.config)
-        lm(input_ids=ids[:, :3], past_key_values=cache, logits_to_keep=1)
-        prefix, cache = PrefixCache.of(cache), DynamicCache(config=lm.config)
-        found = []
-        for part in (slice(3, 5), slice(5, 6)):
-            output = lm(
-                input_ids=ids[:, part],
-                position_ids=torch.arange(6, device=lm.device)[None, part],
-                past_key_values=cache,
-                logits_to_keep=1,
-                shared_prefix=prefix,
-            )
-            found.append(output.logits[0, -1].float())
-    # Without the prefix the difference is several times the spread of the logits; rounding stays far below it.
-    off = (torch.stack(found) - expected).abs().mean()
-    return bool(off < 0.05 * expected.std())
+        lm(input_ids=ids[:, :8], past_key_values=cache, logits_to_keep=1)
+        off = (continued(PrefixCache.of(cache)) - expected).abs().mean()
+        off_without = (continued(None) - expected).abs().mean()
+    return bool(off < 0.3 * off_without)
