@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rag_tuned_memory.errors import AdapterDamaged
+from rag_tuned_memory.models import quiet_transformers
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -128,7 +128,8 @@ class AdapterSlots:
         check_files(self._lm, folder)
         slot, self._count = self._count, self._count + 1
         try:
-            self._load(folder, slot)
+            with quiet_transformers():
+                self._load(folder, slot)
         except Exception as error:
             if self._peft is not None and _peft_name(slot) in self._peft.peft_config:
                 self.remove(slot)
@@ -158,9 +159,8 @@ class AdapterSlots:
         """Free the slot's weights."""
         assert self._peft is not None
         self._select(None)
-        with warnings.catch_warnings():
-            # PEFT says which adapter it makes active instead; every forward pass here selects its own.
-            warnings.filterwarnings("ignore", message="Adapter .* was active", category=UserWarning)
+        with quiet_transformers():
+            # PEFT warns which adapter it makes active instead; every forward pass here selects its own.
             self._peft.delete_adapter(_peft_name(slot))
 
     def forward(self, slots: Sequence[int | None], **inputs: Any) -> Any:

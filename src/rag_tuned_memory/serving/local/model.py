@@ -5,40 +5,30 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rag_tuned_memory.errors import MissingExtra, ModelIntegrityError, ModelNotPulled
-from rag_tuned_memory.models import quiet_transformers
+from rag_tuned_memory.errors import ModelIntegrityError, ModelNotPulled
+from rag_tuned_memory.models import quiet_transformers, read_info, require
+from rag_tuned_memory.models.folder import INFO_FILE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _SAMPLE = 1 << 20
 
 
-@contextmanager
-def needs_local_extra() -> Iterator[None]:
-    """Turn a missing torch, transformers or peft into MissingExtra."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise MissingExtra(
-            f"the local backend needs {error.name}", remedy="pip install 'rag-tuned-memory[local]'"
-        ) from error
-
-
 def identity(folder: Path) -> str:
     """The model's name and a short hash that tells two versions apart, as ``name@hash``.
 
-    The hash covers configuration, tokenizer, and size and first MiB (shapes and first weights) of each weight file:
-    enough to notice another model without reading gigabytes.
+    A pulled model's hash is its revision. Of another folder it covers configuration, tokenizer, and size and first
+    MiB (shapes and first weights) of each weight file: enough to notice another model without reading gigabytes.
     """
+    if (folder / INFO_FILE).is_file():
+        info = read_info(folder)
+        return f"{info.name}@{info.revision[:12]}"
     digest = hashlib.sha256()
     for path in sorted(p for p in folder.iterdir() if p.suffix in {".json", ".jinja", ".safetensors"}):
         with path.open("rb") as file:
@@ -64,10 +54,12 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         MissingExtra, ModelNotPulled, ModelIntegrityError: see ``errors``.
     """
     check_folder(folder)
-    with needs_local_extra():
-        from transformers import AutoTokenizer
+    require("transformers")
+    from transformers import AutoTokenizer
+
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        with quiet_transformers():
+            return AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
         raise ModelIntegrityError(f"the tokenizer cannot be loaded: {error}", place=str(folder)) from error
 
@@ -90,16 +82,18 @@ class LanguageModel:
             MissingExtra, ModelNotPulled, ModelIntegrityError: see ``errors``.
         """
         check_folder(folder)
-        with needs_local_extra():
-            import peft  # noqa: F401 - so that what is missing is found now, not with the first adapter
-            import torch
-            from safetensors import SafetensorError
-            from transformers import AutoModelForCausalLM, GenerationConfig
+        for module in ("torch", "transformers", "peft"):
+            require(module)
+        import torch
+        from safetensors import SafetensorError
+        from transformers import AutoModelForCausalLM, GenerationConfig
+
         target = device or ("cuda" if torch.cuda.is_available() else "cpu")
         kind = getattr(torch, dtype) if dtype else best_dtype(target)
         try:
             with quiet_transformers():
-                lm = AutoModelForCausalLM.from_pretrained(folder, dtype=kind, local_files_only=True).to(target).eval()
+                lm = AutoModelForCausalLM.from_pretrained(folder, dtype=kind, local_files_only=True)
+            lm = lm.to(target).eval()
             generation = GenerationConfig.from_model_config(lm.config)
             if (folder / "generation_config.json").is_file():
                 generation = GenerationConfig.from_pretrained(folder, local_files_only=True)
