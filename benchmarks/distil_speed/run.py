@@ -2,7 +2,9 @@
 
 The demo's history is distilled as ``Memory.distil`` does it, but with a bounded number of tokens. Tokens are positions
 that the model computed: a beginning that packed examples share counts once. Writes ``result.json``.
-A load above the number of cores at the start means that the figures say little.
+The last run trains beside a thread that ran one loop of torch and is idle since: its OpenMP workers count, and slow
+training down (see ``models.in_own_thread``). A load above the number of cores at the start means that the figures say
+little.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import json
 import os
 import statistics
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,7 @@ from rag_tuned_memory.evaluation.stamp import code_hash, hash_of, machine, versi
 from rag_tuned_memory.settings import Settings
 
 HERE = Path(__file__).parent
+SHOWN = ("tokens_per_second", "beside_idle_workers", "peak_memory_bytes", "load_before")
 
 
 def main() -> None:
@@ -33,10 +37,15 @@ def main() -> None:
     given = parser.parse_args()
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as scratch:
-        measured = anyio.run(measure, Path(scratch), given.runs, given.tokens)
+        measured = anyio.run(measure, Path(scratch) / "alone", given.runs, given.tokens)
+        with ThreadPoolExecutor(1) as other:
+            other.submit(torch_loop).result()
+            beside = anyio.run(measure, Path(scratch) / "beside", 1, given.tokens)[0]["tokens_per_second"]
     speeds = [run["tokens_per_second"] for run in measured]
+    median = statistics.median(speeds)
     result = {
-        "tokens_per_second": {"median": statistics.median(speeds), "least": min(speeds), "most": max(speeds)},
+        "tokens_per_second": {"median": median, "least": min(speeds), "most": max(speeds)},
+        "beside_idle_workers": {"tokens_per_second": beside, "ratio": beside / median},
         "peak_memory_bytes": max(run["peak_memory_bytes"] for run in measured),
         "runs": measured,
         "load_before": round(load, 2),
@@ -49,7 +58,13 @@ def main() -> None:
         },
     }
     (HERE / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(json.dumps({key: result[key] for key in ("tokens_per_second", "peak_memory_bytes", "load_before")}, indent=2))
+    print(json.dumps({key: result[key] for key in SHOWN}, indent=2))
+
+
+def torch_loop() -> None:
+    import torch
+
+    torch.ones(2_000_000).mul(2)
 
 
 async def measure(home: Path, runs: int, tokens: int) -> list[dict[str, Any]]:

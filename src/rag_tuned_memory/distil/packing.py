@@ -7,7 +7,7 @@ padding, and a system prompt that all of them begin with is one path. Gradients 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -31,7 +31,8 @@ class Tokenised:
 class Row:
     """Merged examples. Position ``i`` holds token ``ids[i]``, whose path goes on at ``parents[i]`` (-1: the root).
 
-    ``depths`` are the position ids. ``predictors[j]`` is the position that has to predict ``targets[j]``.
+    ``depths`` are the position ids. ``predictors[j]`` is the position that has to predict ``targets[j]``; the targets
+    of the ``k``-th example end before ``ends[k]``.
     """
 
     ids: list[int] = field(default_factory=list)
@@ -39,6 +40,7 @@ class Row:
     depths: list[int] = field(default_factory=list)
     predictors: list[int] = field(default_factory=list)
     targets: list[int] = field(default_factory=list)
+    ends: list[int] = field(default_factory=list)
     _children: dict[tuple[int, int], int] = field(default_factory=dict)
 
     def new_positions(self, example: Tokenised) -> int:
@@ -65,6 +67,7 @@ class Row:
                 self.parents.append(node)
                 self.depths.append(depth)
             node = child
+        self.ends.append(len(self.targets))
 
     def visible(self) -> NDArray[np.bool_]:
         """Which positions (columns) each position (row) attends to: its path to the root, itself included."""
@@ -74,15 +77,3 @@ class Row:
                 seen[position] = seen[parent]
             seen[position, position] = True
         return seen
-
-
-def pack(examples: Sequence[Tokenised], batch_tokens: int) -> Iterator[Row]:
-    """Rows of at most ``batch_tokens`` positions, in order; an example that is longer has a row of its own."""
-    row = Row()
-    for example in examples:
-        if row.ids and len(row.ids) + row.new_positions(example) > batch_tokens:
-            yield row
-            row = Row()
-        row.add(example)
-    if row.ids:
-        yield row

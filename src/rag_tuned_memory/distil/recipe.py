@@ -45,7 +45,8 @@ class Mixture(CheckedModel):
     """
 
     exposures: float = Field(default=24, ge=1)
-    """Times that each fact is asked without context, each time in another phrasing while there are any."""
+    """Most times that a fact is asked without context, each time in another phrasing while there are any. Facts that
+    are known by then are passed over, and ``Recipe.tokens_per_fact`` ends the training earlier."""
     matched: float = Field(default=0.05, ge=0)
     """Times that each fact is asked beside what recall finds for it."""
     mismatched: float = Field(default=0.05, ge=0)
@@ -80,8 +81,10 @@ class Recipe(CheckedModel):
     learning_rate: float = Field(default=1e-3, gt=0)
     batch_tokens: int = Field(default=192, ge=16)
     """Tokens of one optimiser step, prompts counted. Examples are packed: nothing is padding."""
+    tokens_per_fact: int = Field(default=480, ge=1)
+    """What training may spend, in computed tokens, for each fact."""
     max_tokens: int = Field(default=2_000_000, ge=1)
-    """Training ends here. What is left out is the last rounds, not some of the facts."""
+    """Training ends here in any case. What is left out is the last rounds, not some of the facts."""
     max_length: int = Field(default=384, ge=32)
     """An example longer than this is left out and counted in the report."""
     checkpoint_every: int = Field(default=50, ge=1)

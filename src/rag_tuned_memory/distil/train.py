@@ -18,9 +18,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rag_tuned_memory.distil.curriculum import Curriculum, Item
 from rag_tuned_memory.distil.dataset import Example
 from rag_tuned_memory.distil.evaluation import TrainingCurvePoint
-from rag_tuned_memory.distil.packing import Row, Tokenised, pack
+from rag_tuned_memory.distil.packing import Row, Tokenised
 from rag_tuned_memory.distil.recipe import Recipe
 from rag_tuned_memory.errors import InvalidRecipe, TrainingDiverged, TrainingStopped
 from rag_tuned_memory.models import quiet_transformers
@@ -30,17 +31,24 @@ if TYPE_CHECKING:
     import torch
 
 WARM_UP = 0.04
-"""Share of the steps."""
+"""Share of the training."""
+BETAS = (0.9, 0.95)
+"""Adam's averages. With the usual 0.999 the second one outlives a run of some hundred steps: the large gradients of its
+beginning would slow its end."""
 _CHECKPOINT = "checkpoint.pt"
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """After each optimiser step. ``loss`` is a running mean; ``seconds_left`` an estimate."""
+    """After each optimiser step. ``loss`` is a running mean; ``steps`` (of all) and ``seconds_left`` are estimates.
+
+    ``known`` facts count as learnt so far.
+    """
 
     step: int
     steps: int
     tokens: int
+    known: int
     loss: float
     tokens_per_second: float
     seconds_left: float
@@ -51,7 +59,8 @@ class Trained:
     """What a training run did.
 
     ``tokens`` are computed positions: a beginning that packed examples share counts once. ``example_tokens`` counts
-    each example whole. ``peak_memory_bytes`` is of the whole process.
+    each example whole. ``left_out`` examples were too long, ``passed_over`` ones asked for what was known already.
+    ``peak_memory_bytes`` is of the whole process.
     """
 
     folder: Path
@@ -60,6 +69,7 @@ class Trained:
     seconds: float = 0.0
     steps: int = 0
     left_out: int = 0
+    passed_over: int = 0
     peak_memory_bytes: int = 0
     dtype: str = ""
     curve: list[TrainingCurvePoint] = field(default_factory=list)
@@ -80,13 +90,13 @@ def train(
     should_stop: Callable[[], bool] = lambda: False,
     device: str | None = None,
 ) -> Trained:
-    """Train an adapter on ``examples`` in their order and save it in PEFT's form under ``folder/adapter``.
+    """Train an adapter on ``examples``, as ``Curriculum`` chooses, and save it in PEFT's form under ``folder/adapter``.
 
     Blocking: call it from a worker thread. Checkpoints go to ``folder/checkpoint.pt``; when one of the same base,
     recipe and examples is there, training goes on from it and ends with the same weights as an uninterrupted run.
 
     Raises:
-        InvalidRecipe: no example fits into ``max_length`` and ``max_tokens``.
+        InvalidRecipe: no example fits into ``max_length``.
         TrainingDiverged: the loss is no number.
         TrainingStopped: ``should_stop`` said so; the state was saved.
     """
@@ -95,27 +105,27 @@ def train(
 
     torch.manual_seed(recipe.seed)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    rows, example_tokens, left_out = _rows(examples, AutoTokenizer.from_pretrained(base), recipe)
-    mark = _mark(base, recipe, rows)
+    items = _items(examples, AutoTokenizer.from_pretrained(base), recipe)
+    mark = _mark(base, recipe, items)
     checkpoint = _checkpoint(folder / _CHECKPOINT, mark)
     # the same type as before the stop: what is fastest is measured, and may come out differently
     dtype = getattr(torch, checkpoint["done"]["dtype"]) if checkpoint else fastest_dtype(device)
     model = _lora_model(base, recipe, dtype, device)
-    run = _Run(model, rows, recipe, folder, dtype, device, mark)
-    trained = Trained(
-        folder / "adapter", example_tokens=example_tokens, left_out=left_out, dtype=str(dtype).removeprefix("torch.")
-    )
+    run = _Run(model, curriculum(items, recipe), recipe, folder, dtype, device, mark)
+    trained = Trained(folder / "adapter", left_out=len(examples) - len(items), dtype=str(dtype).removeprefix("torch."))
     if checkpoint:
         run.resume(checkpoint, trained)
     for progress in run.steps(trained):
         if on_progress:
             on_progress(progress)
-        if trained.steps % recipe.checkpoint_every == 0 and trained.steps < len(rows):
+        if progress.step == progress.steps:
+            continue
+        if trained.steps % recipe.checkpoint_every == 0:
             run.save(trained)
-        if should_stop() and trained.steps < len(rows):
+        if should_stop():
             run.save(trained)
             raise TrainingStopped(
-                f"training stopped at step {trained.steps} of {len(rows)}",
+                f"training stopped at step {progress.step} of about {progress.steps}",
                 place=str(folder),
                 remedy="Distil again to go on from there.",
             )
@@ -167,7 +177,8 @@ def _lora_model(base: Path, recipe: Recipe, dtype: torch.dtype, device: str) -> 
         target_modules=_linear_layers(model),
         task_type="CAUSAL_LM",
     )
-    wrapped = get_peft_model(model, config, autocast_adapter_dtype=True)
+    with quiet_transformers():
+        wrapped = get_peft_model(model, config, autocast_adapter_dtype=True)
     wrapped.train()
     return wrapped
 
@@ -191,34 +202,34 @@ def _save_adapter(model: Any, folder: Path, base_name: str) -> None:
     (folder / "README.md").unlink(missing_ok=True)
 
 
-def _rows(examples: Sequence[Example], tokenizer: Any, recipe: Recipe) -> tuple[list[Row], int, int]:
+def _items(examples: Sequence[Example], tokenizer: Any, recipe: Recipe) -> list[Item]:
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
     if end is None or end == tokenizer.unk_token_id:
         end = tokenizer.eos_token_id
-
-    kept, used = [], 0
-    tokenised = [
-        Tokenised.of(render(tokenizer, example.prompt), encode(tokenizer, example.answer), end) for example in examples
-    ]
-    for example in tokenised:
-        if used + len(example.ids) > recipe.max_tokens:
-            break
-        if len(example.ids) <= recipe.max_length:
-            kept.append(example)
-            used += len(example.ids)
-    if not kept:
+    items = []
+    for example in examples:
+        tokens = Tokenised.of(render(tokenizer, example.prompt), encode(tokenizer, example.answer), end)
+        if len(tokens.ids) <= recipe.max_length:
+            items.append(Item(tokens, example.fact_id if example.context == "none" else None))
+    if not items:
         raise InvalidRecipe(
-            f"none of {len(examples)} examples fits into max_length {recipe.max_length} and max_tokens "
-            f"{recipe.max_tokens}",
+            f"none of {len(examples)} examples fits into max_length {recipe.max_length}",
             place="recipe",
-            remedy="Raise them; max_length in tokens must hold the longest prompt and its answer.",
+            remedy="Raise it; max_length in tokens must hold the longest prompt and its answer.",
         )
-    return list(pack(kept, recipe.batch_tokens)), used, len(tokenised) - len(kept)
+    return items
 
 
-def _mark(base: Path, recipe: Recipe, rows: Sequence[Row]) -> str:
+def curriculum(items: Sequence[Item], recipe: Recipe) -> Curriculum:
+    """The items under the recipe's budget."""
+    facts = len({item.fact for item in items if item.fact is not None})
+    budget = min(recipe.max_tokens, recipe.tokens_per_fact * facts) if facts else recipe.max_tokens
+    return Curriculum(items, batch_tokens=recipe.batch_tokens, budget=budget, seed=recipe.seed)
+
+
+def _mark(base: Path, recipe: Recipe, items: Sequence[Item]) -> str:
     """A hash of what is trained: a checkpoint of anything else is not gone on from."""
-    trained = repr([base.name, recipe.model_dump(mode="json"), [(row.ids, row.parents, row.targets) for row in rows]])
+    trained = repr([base.name, recipe.model_dump(mode="json"), items])
     return hashlib.sha256(trained.encode()).hexdigest()
 
 
@@ -239,7 +250,7 @@ class _Run:
     def __init__(
         self,
         model: Any,
-        rows: list[Row],
+        course: Curriculum,
         recipe: Recipe,
         folder: Path,
         dtype: torch.dtype,
@@ -248,52 +259,70 @@ class _Run:
     ) -> None:
         import torch
 
-        self.model, self.rows, self.recipe, self.folder = model, rows, recipe, folder
+        self.model, self.course, self.recipe, self.folder = model, course, recipe, folder
         self.dtype, self.device = dtype, device
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=0.0)
+        self.optimizer = torch.optim.AdamW(
+            parameters, lr=recipe.learning_rate, betas=BETAS, weight_decay=0.0, fused=True
+        )
         self.parameters = parameters
         self._mark = mark
 
     def steps(self, trained: Trained) -> Iterator[Progress]:
-        running = 0.0
-        for position in range(trained.steps, len(self.rows)):
-            start = time.perf_counter()
-            loss = self._step(position)
+        running = trained.curve[-1].loss if trained.curve else 0.0
+        course = self.course
+        while True:
+            start, before = time.perf_counter(), course.progress
+            if (row := course.next_row()) is None:
+                return
+            losses = self._step(row, _schedule(before, course.progress))
+            loss = sum(losses) / len(losses)
             if not math.isfinite(loss):
                 raise TrainingDiverged(
-                    f"the loss is {loss} at step {position + 1}", remedy="Lower recipe.learning_rate."
+                    f"the loss is {loss} at step {trained.steps + 1}", remedy="Lower recipe.learning_rate."
                 )
+            course.learnt(row, losses)
             seconds = time.perf_counter() - start
-            tokens = len(self.rows[position].ids)
-            trained.steps, trained.tokens, trained.seconds = (
-                position + 1,
-                trained.tokens + tokens,
-                trained.seconds + seconds,
-            )
+            trained.steps += 1
+            trained.seconds += seconds
+            trained.tokens, trained.example_tokens = course.spent, course.example_tokens
+            trained.passed_over = course.passed_over
             running = loss if not running else 0.9 * running + 0.1 * loss
-            left = (len(self.rows) - trained.steps) * trained.seconds / trained.steps
             trained.curve.append(
                 TrainingCurvePoint(
-                    step=trained.steps, tokens=trained.tokens, loss=loss, tokens_per_second=tokens / seconds
+                    step=trained.steps, tokens=trained.tokens, loss=loss, tokens_per_second=len(row.ids) / seconds
                 )
             )
-            yield Progress(trained.steps, len(self.rows), trained.tokens, running, trained.tokens_per_second, left)
+            yield self._progress(trained, running)
 
-    def _step(self, position: int) -> float:
+    def _progress(self, trained: Trained, running: float) -> Progress:
+        done = self.course.progress
+        return Progress(
+            trained.steps,
+            trained.steps if done == 1 else max(trained.steps + 1, round(trained.steps / done)),
+            trained.tokens,
+            self.course.known,
+            running,
+            trained.tokens_per_second,
+            trained.seconds * (1 - done) / done,
+        )
+
+    def _step(self, row: Row, rate: float) -> list[float]:
+        """One optimiser step at ``rate`` times the learning rate; the loss of each target."""
         import torch
 
         for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.learning_rate * _schedule(position, len(self.rows))
+            group["lr"] = self.recipe.learning_rate * rate
         with torch.autocast(self.device, self.dtype, enabled=self.dtype is not torch.float32):
-            loss = self._loss(self.rows[position])
-        loss.backward()  # type: ignore[no-untyped-call]
+            losses = self._losses(row)
+        losses.mean().backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return float(loss.detach())
+        found: list[float] = losses.detach().tolist()
+        return found
 
-    def _loss(self, row: Row) -> torch.Tensor:
+    def _losses(self, row: Row) -> torch.Tensor:
         import torch
 
         ids, positions, mask, predictors, targets = _tensors(row, self.dtype)
@@ -305,7 +334,7 @@ class _Run:
             use_cache=False,
         ).last_hidden_state
         logits = language_model.lm_head(hidden[0, predictors.to(self.device)])
-        return torch.nn.functional.cross_entropy(logits.float(), targets.to(self.device))
+        return torch.nn.functional.cross_entropy(logits.float(), targets.to(self.device), reduction="none")
 
     def save(self, trained: Trained) -> None:
         """Write a checkpoint beside the last one, then take its place."""
@@ -317,6 +346,7 @@ class _Run:
             "adapter": get_peft_model_state_dict(self.model),
             "optimizer": self.optimizer.state_dict(),
             "random": [torch.get_rng_state(), *torch.cuda.get_rng_state_all()],
+            "course": self.course.state(),
             "done": {**asdict(trained), "folder": None, "curve": [point.model_dump() for point in trained.curve]},
         }
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -334,15 +364,15 @@ class _Run:
         torch.set_rng_state(checkpoint["random"][0])
         if self.device != "cpu":
             torch.cuda.set_rng_state_all(checkpoint["random"][1:])
+        self.course.resume(checkpoint["course"])
         done = checkpoint["done"]
         trained.tokens, trained.seconds, trained.steps = done["tokens"], done["seconds"], done["steps"]
         trained.curve = [TrainingCurvePoint.model_validate(point) for point in done["curve"]]
 
 
-def _schedule(position: int, steps: int) -> float:
-    """Warm up, then fall to zero in a straight line."""
-    warm = max(1, round(WARM_UP * steps))
-    return min((position + 1) / warm, (steps - position) / max(1, steps - warm))
+def _schedule(before: float, after: float) -> float:
+    """Warm up, then fall to zero in a straight line; arguments are the progress before and after the step."""
+    return min(after / WARM_UP, (1 - before) / (1 - WARM_UP), 1.0)
 
 
 def _tensors(row: Row, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from rag_tuned_memory.embedding.base import EmbedderIdentity, OnProgress, Vectors, checked, checked_texts
 from rag_tuned_memory.errors import InvalidInput, ModelError
-from rag_tuned_memory.models import import_extra, quiet_transformers, read_info
+from rag_tuned_memory.models import import_extra, in_own_thread, quiet_transformers, read_info
 
 MAX_TOKENS = 256
 """Longer texts are cut there, as the model was trained."""
@@ -76,7 +76,7 @@ class SentenceEmbedder:
         done = 0
         for batch in self._batches(texts):
             work = partial(self._embed_batch, [texts[index] for index in batch])
-            vectors[batch] = await anyio.to_thread.run_sync(work)
+            vectors[batch] = await in_own_thread(work)
             done += len(batch)
             if on_progress:
                 on_progress(done, len(texts))

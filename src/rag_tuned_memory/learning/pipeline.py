@@ -38,6 +38,7 @@ from rag_tuned_memory.distil.replay import base_answers
 from rag_tuned_memory.distil.teacher import Teacher, teacher_facts
 from rag_tuned_memory.distil.train import Progress, Trained, train
 from rag_tuned_memory.learning.events import DistilReport, Event, OnEvent, Stage
+from rag_tuned_memory.models import in_own_thread
 from rag_tuned_memory.recall.engine import Recall
 from rag_tuned_memory.serving.base import Fingerprint, InferenceBackend, Message
 from rag_tuned_memory.serving.fingerprint import make_fingerprint
@@ -199,7 +200,7 @@ class _Run:
             return trained
 
         try:
-            return await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
+            return await in_own_thread(work, abandon_on_cancel=True)
         finally:
             abandoned.set()  # a cancelled run's thread ends at its next step, with a checkpoint
 
@@ -275,7 +276,8 @@ class _Run:
         summary = {
             "facts": len(facts),
             "examples": len(examples),
-            "left out (too long or over the token limit)": trained.left_out,
+            "left out (too long)": trained.left_out,
+            "passed over (known by then)": trained.passed_over,
             **composition(examples),
         }
         adapter = trained.folder

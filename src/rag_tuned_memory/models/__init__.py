@@ -9,6 +9,7 @@ from rag_tuned_memory.models.folder import ModelInfo, read_info
 from rag_tuned_memory.models.pulling import locate, pull
 from rag_tuned_memory.models.quiet import quiet_transformers
 from rag_tuned_memory.models.sources import OnProgress
+from rag_tuned_memory.models.threads import in_own_thread
 
 __all__ = [
     "CATALOG",
@@ -16,6 +17,7 @@ __all__ = [
     "ModelInfo",
     "OnProgress",
     "import_extra",
+    "in_own_thread",
     "locate",
     "pull",
     "quiet_transformers",

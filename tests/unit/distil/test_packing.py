@@ -3,7 +3,8 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rag_tuned_memory.distil.packing import Row, Tokenised, pack
+from rag_tuned_memory.distil.curriculum import Curriculum, Item
+from rag_tuned_memory.distil.packing import Row, Tokenised
 
 examples = st.lists(
     st.builds(
@@ -14,6 +15,12 @@ examples = st.lists(
     ),
     max_size=12,
 )
+
+
+def pack(given_: list[Tokenised], batch_tokens: int) -> list[Row]:
+    """All rows of a curriculum that passes nothing over."""
+    course = Curriculum([Item(tokens) for tokens in given_], batch_tokens=batch_tokens, budget=10_000)
+    return list(iter(course.next_row, None))
 
 
 def path(row: Row, position: int) -> tuple[int, ...]:
@@ -36,7 +43,7 @@ def test_every_answer_token_is_learnt_after_its_own_prompt(given_: list[Tokenise
         for example in given_
         for at in range(example.answer_start, len(example.ids))
     )
-    rows = list(pack(given_, batch_tokens))
+    rows = pack(given_, batch_tokens)
     assert sum((learnt(row) for row in rows), Counter()) == wanted
     longest = max((len(example.ids) for example in given_), default=0)
     for row in rows:
@@ -66,10 +73,11 @@ def test_common_beginnings_are_computed_once() -> None:
     assert row.parents == [-1, 0, 1, 2, 3, 1, 5, 6]
     assert row.depths == [0, 1, 2, 3, 4, 2, 3, 4]
     assert row.new_positions(second) == 0
+    assert row.ends == [2, 4]
 
 
 def test_a_long_example_has_a_row_of_its_own() -> None:
     long = Tokenised.of(list(range(20)), [1], 9)
     short = Tokenised.of([50], [1], 9)
     assert [len(row.ids) for row in pack([short, long, short], 10)] == [3, 22, 3]
-    assert list(pack([], 10)) == []
+    assert pack([], 10) == []

@@ -57,6 +57,16 @@ async def test_greedy_answers_are_those_of_transformers(backend: LocalBackend, t
         assert answer.text == "".join(token.text for token in answer.tokens)
 
 
+async def test_the_models_thread_ends_when_idle_and_comes_back(backend: LocalBackend) -> None:
+    (first,) = await backend.generate([ask(QUESTIONS[0])])
+    for thread in threading.enumerate():
+        if thread.name == "rtm-model":
+            await anyio.to_thread.run_sync(thread.join, 20)
+            assert not thread.is_alive()
+    (again,) = await backend.generate([ask(QUESTIONS[0])])
+    assert_same(first, again)
+
+
 async def test_a_mixed_batch_answers_as_single_requests_do(
     backend: LocalBackend, adapter_a: Path, adapter_b: Path
 ) -> None:

@@ -14,6 +14,8 @@ from rag_tuned_memory.errors import BackendError, BackendUnavailable, RagTunedMe
 from rag_tuned_memory.serving.local.batching import Job
 
 T = TypeVar("T")
+IDLE = 0.3
+"""Seconds that the thread waits for more before it ends."""
 
 
 class Mailbox(Generic[T]):
@@ -77,7 +79,8 @@ class Worker:
 
     ``prepare`` makes a job ready to be batched, ``pick`` chooses those of the waiting jobs that run next, and
     ``run_batch`` runs them and reports to each, unless its second argument says that the worker is closing. What
-    they raise is given to the jobs concerned, and the thread goes on.
+    they raise is given to the jobs concerned, and the thread goes on. It ends when nothing came for ``IDLE`` seconds,
+    and with it its OpenMP workers, which slow others down (see ``models.in_own_thread``); the next job starts another.
     """
 
     def __init__(
@@ -116,24 +119,36 @@ class Worker:
 
     def _run(self) -> None:
         while not self._closing:
-            self._drain(block=not self._waiting and not self._calls)
+            came = self._drain(wait=0 if self._waiting or self._calls else IDLE)
+            if not came and self._ends():
+                return
             self._waiting = [job for job in self._waiting if not job.cancelled]
             self._run_calls()
             if self._waiting and not self._closing:
                 self._run_one_batch(self._pick(self._waiting))
-        self._drain(block=False)
+        self._drain(wait=0)
         for job in self._waiting:
             job.report(closed_error())
         for call in self._calls:
             call.on_done(closed_error())
 
-    def _drain(self, *, block: bool) -> None:
+    def _ends(self) -> bool:
+        """Whether there is nothing to do; if so, the next ``submit`` starts a new thread."""
+        with self._lock:
+            if self._closing or self._waiting or self._calls or not self._queue.empty():
+                return False
+            self._thread = None
+            return True
+
+    def _drain(self, *, wait: float) -> bool:
+        """Take all that is queued, waiting for a first item; whether anything came."""
+        came = False
         while True:
             try:
-                item = self._queue.get(block=block)
+                item = self._queue.get(timeout=wait) if wait else self._queue.get_nowait()
             except queue.Empty:
-                return
-            block = False
+                return came
+            wait, came = 0, True
             if isinstance(item, Call):
                 self._calls.append(item)
             elif isinstance(item, Job) and not item.cancelled:
