@@ -42,7 +42,7 @@ class DemoPlan:
     fresh: int = 4
     recipe: Recipe = field(default_factory=Recipe)
     seed: int = 0
-    limits: dict[QuestionKind, int] = field(default_factory=lambda: {"local": 50})
+    limits: dict[QuestionKind, int] = field(default_factory=lambda: {"local": 40})
     arms: ArmsLimits = field(default_factory=lambda: ArmsLimits(sample={"full_context": 10}))
 
     @property

@@ -2,7 +2,8 @@
 
 Selective backpropagation (Jiang et al. 2019, arXiv 1910.00762), by facts: a fact that was answered well the last time
 is mostly passed over, and the tokens go to those that are not known yet. Few are easy from the start, and the last
-ones need several times the exposures of the first.
+ones need several times the exposures of the first. To decline what is unknown is learnt afterwards: while nothing is
+known yet, "I have no memory of it" is the easiest answer to everything.
 """
 
 from __future__ import annotations
@@ -18,14 +19,20 @@ KNOWN = 0.2
 """Nats. A fact counts as known while no token of its answer cost more when it was last asked."""
 REVIEWED = 0.25
 """Share of a known fact's examples that are trained nevertheless, so that it stays known."""
+DECLINES_FROM = 0.5
+"""Share of the facts that must be known before questions about unknown things are trained."""
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """An example that may be trained. ``fact``: the fact that it asks for without context, else None."""
+    """An example that may be trained.
+
+    ``fact``: the fact that it asks for without context, else None. ``declines``: it asks about something unknown.
+    """
 
     tokens: Tokenised
     fact: str | None = None
+    declines: bool = False
 
 
 class Curriculum:
@@ -42,6 +49,7 @@ class Curriculum:
         self.spent = 0
         self.example_tokens = 0
         self.passed_over = 0
+        self._facts = len({item.fact for item in items if item.fact is not None})
         self._worst: dict[str, float] = {}
         self._asked: list[str | None] = []
 
@@ -100,6 +108,8 @@ class Curriculum:
         self._worst = dict(state["worst"])
 
     def _passes_over(self, item: Item) -> bool:
+        if item.declines:
+            return self.known < DECLINES_FROM * self._facts
         if item.fact is None or self._worst.get(item.fact, KNOWN) >= KNOWN:
             return False
         return random.Random(f"{self.seed} {self.position}").random() >= REVIEWED

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rag_tuned_memory.distil.facts import Fact
 from rag_tuned_memory.distil.global_facts import global_facts
@@ -23,11 +23,12 @@ from rag_tuned_memory.store.base import EpisodeStore, StoredTrajectory
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The episodes of one run, with the facts that they show."""
+    """The episodes of one run, with the facts that they show. ``known``: what older, unselected episodes are called."""
 
     stored: tuple[StoredTrajectory, ...]
     episodes: tuple[Episode, ...]
     facts: tuple[Fact, ...]
+    known: frozenset[str] = frozenset()
 
 
 async def select(store: EpisodeStore, namespace: str, recipe: Recipe) -> Selection:
@@ -36,10 +37,14 @@ async def select(store: EpisodeStore, namespace: str, recipe: Recipe) -> Selecti
     Raises:
         NotEnoughEpisodes: the namespace is empty, or nothing can be asked of what it holds.
     """
-    newest: deque[StoredTrajectory] = deque(maxlen=recipe.max_episodes)
+    newest: deque[StoredTrajectory] = deque()
+    known: set[str] = set()
     async for stored in store.scan(namespace):
         newest.append(stored)
-    return facts_of(tuple(newest), recipe, namespace)
+        if len(newest) > recipe.max_episodes:
+            (older,) = label_episodes([view(newest.popleft())])
+            known |= {older.entity, older.label}
+    return replace(facts_of(tuple(newest), recipe, namespace), known=frozenset(known))
 
 
 def facts_of(stored: Sequence[StoredTrajectory], recipe: Recipe, namespace: str) -> Selection:

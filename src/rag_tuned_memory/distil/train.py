@@ -24,7 +24,7 @@ from rag_tuned_memory.distil.evaluation import TrainingCurvePoint
 from rag_tuned_memory.distil.packing import Row, Tokenised
 from rag_tuned_memory.distil.recipe import Recipe
 from rag_tuned_memory.errors import InvalidRecipe, TrainingDiverged, TrainingStopped
-from rag_tuned_memory.models import quiet_transformers
+from rag_tuned_memory.models import fastest_dtype, quiet_transformers
 from rag_tuned_memory.serving.chat import encode, render
 
 if TYPE_CHECKING:
@@ -59,7 +59,8 @@ class Trained:
     """What a training run did.
 
     ``tokens`` are computed positions: a beginning that packed examples share counts once. ``example_tokens`` counts
-    each example whole. ``left_out`` examples were too long, ``passed_over`` ones asked for what was known already.
+    each example whole. ``left_out`` examples were too long, ``passed_over`` ones came when what they ask for was known
+    already, or too early (see ``Curriculum``).
     ``peak_memory_bytes`` is of the whole process.
     """
 
@@ -141,29 +142,6 @@ def peak_memory_bytes() -> int:
     return used if sys.platform == "darwin" else used * 1024
 
 
-def fastest_dtype(device: str) -> torch.dtype:
-    """bfloat16 where it is the faster one, else float32.
-
-    On GPUs that is what the hardware says. On CPUs it is measured, in some milliseconds: of two machines with the same
-    bfloat16 instructions one is twice as fast with them and the other half as fast.
-    """
-    import torch
-
-    if device != "cpu":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-
-    def seconds(dtype: torch.dtype) -> float:
-        one, other = torch.ones(256, 576, dtype=dtype), torch.ones(1536, 576, dtype=dtype)
-        times = []
-        for _ in range(6):
-            start = time.perf_counter()
-            torch.nn.functional.linear(one, other)
-            times.append(time.perf_counter() - start)
-        return min(times)
-
-    return torch.bfloat16 if seconds(torch.bfloat16) < 0.9 * seconds(torch.float32) else torch.float32
-
-
 def _lora_model(base: Path, recipe: Recipe, dtype: torch.dtype, device: str) -> Any:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
@@ -210,7 +188,8 @@ def _items(examples: Sequence[Example], tokenizer: Any, recipe: Recipe) -> list[
     for example in examples:
         tokens = Tokenised.of(render(tokenizer, example.prompt), encode(tokenizer, example.answer), end)
         if len(tokens.ids) <= recipe.max_length:
-            items.append(Item(tokens, example.fact_id if example.context == "none" else None))
+            fact = example.fact_id if example.context == "none" else None
+            items.append(Item(tokens, fact, declines=example.kind == "unknown"))
     if not items:
         raise InvalidRecipe(
             f"none of {len(examples)} examples fits into max_length {recipe.max_length}",

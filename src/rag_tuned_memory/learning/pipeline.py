@@ -147,7 +147,7 @@ class _Run:
         replays = await base_answers(
             workshop.backend, "train", workshop.runs.parent, lambda done, total: self._tell("replay", done, total)
         )
-        material = Material(selection.episodes, facts, contexts, replays)
+        material = Material(selection.episodes, facts, contexts, replays, selection.known)
         examples = await anyio.to_thread.run_sync(lambda: compose(material, recipe.mixture, seed=recipe.seed))
         self._tell("compose", 1, 1, f"{len(examples)} examples")
         return selection, material, examples
@@ -277,7 +277,7 @@ class _Run:
             "facts": len(facts),
             "examples": len(examples),
             "left out (too long)": trained.left_out,
-            "passed over (known by then)": trained.passed_over,
+            "passed over (known by then, or too early)": trained.passed_over,
             **composition(examples),
         }
         adapter = trained.folder

@@ -4,6 +4,7 @@ Other modules call ``locate`` to find weights and ``read_info`` for their revisi
 """
 
 from rag_tuned_memory.models.catalog import CATALOG, KnownModel
+from rag_tuned_memory.models.dtype import fastest_dtype
 from rag_tuned_memory.models.extras import import_extra, require
 from rag_tuned_memory.models.folder import ModelInfo, read_info
 from rag_tuned_memory.models.pulling import locate, pull
@@ -16,6 +17,7 @@ __all__ = [
     "KnownModel",
     "ModelInfo",
     "OnProgress",
+    "fastest_dtype",
     "import_extra",
     "in_own_thread",
     "locate",

@@ -32,6 +32,8 @@ async def test_the_newest_episodes_are_taken(tmp_path: Path) -> None:
     assert {id_ for fact in selection.facts for id_ in fact.trajectory_ids} == newest
     assert len((await select(recall.store, "ops", Recipe())).episodes) == 12
     await recall.store.close()
+    older = {f"incident {trajectory.source_id}" for trajectory in incidents("ops", episodes=7)}
+    assert selection.known == older, "questions about strangers must not name them"
 
 
 async def test_an_empty_namespace_teaches_nothing(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from rag_tuned_memory.distil import curriculum
 from rag_tuned_memory.distil import train as training
 from rag_tuned_memory.distil.dataset import Example
 from rag_tuned_memory.distil.dialogue import memory_messages
@@ -196,7 +197,8 @@ def test_tokens_are_counted_by_facts(tiny_model: Path, tmp_path: Path) -> None:
     assert 24 * 20 <= trained.tokens < 24 * 20 + RECIPE.batch_tokens
 
 
-def test_what_is_known_is_passed_over(tiny_model: Path, tmp_path: Path) -> None:
+def test_what_is_known_is_passed_over(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(curriculum, "KNOWN", 5.0)  # the tiny model never gets far
     told: list[Progress] = []
     one = [
         Example.make(memory_messages(f"Question {n}: what caused it?"), "full disk", "local", fact_id="one")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rag_tuned_memory.errors import ModelIntegrityError, ModelNotPulled
-from rag_tuned_memory.models import quiet_transformers, read_info, require
+from rag_tuned_memory.models import fastest_dtype, quiet_transformers, read_info, require
 from rag_tuned_memory.models.folder import INFO_FILE
 
 if TYPE_CHECKING:
@@ -89,7 +88,7 @@ class LanguageModel:
         from transformers import AutoModelForCausalLM, GenerationConfig
 
         target = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        kind = getattr(torch, dtype) if dtype else best_dtype(target)
+        kind = getattr(torch, dtype) if dtype else fastest_dtype(target)
         try:
             with quiet_transformers():
                 lm = AutoModelForCausalLM.from_pretrained(folder, dtype=kind, local_files_only=True)
@@ -114,25 +113,6 @@ class LanguageModel:
         """Where the weights are."""
         device: torch.device = self.lm.device
         return device
-
-
-def best_dtype(device: str) -> torch.dtype:
-    """bfloat16 where the processor computes it natively, else float32."""
-    import torch
-
-    if device.startswith("cuda"):
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    if device != "cpu":
-        return torch.float32
-    return torch.bfloat16 if _cpu_has_bf16() else torch.float32
-
-
-def _cpu_has_bf16() -> bool:
-    cpuinfo = Path("/proc/cpuinfo")
-    if not os.access(cpuinfo, os.R_OK):
-        return False
-    flags = cpuinfo.read_text(errors="replace")
-    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 @dataclass
