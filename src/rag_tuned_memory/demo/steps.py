@@ -42,8 +42,10 @@ class DemoPlan:
     fresh: int = 4
     recipe: Recipe = field(default_factory=Recipe)
     seed: int = 0
-    limits: dict[QuestionKind, int] = field(default_factory=lambda: {"local": 40})
-    arms: ArmsLimits = field(default_factory=lambda: ArmsLimits(sample={"full_context": 10}))
+    limits: dict[QuestionKind, int] = field(
+        default_factory=lambda: {"local": 24, "global": 24, "fresh": 16, "unknown": 16, "general": 16}
+    )
+    arms: ArmsLimits = field(default_factory=lambda: ArmsLimits(token_budget=240, max_new_tokens=24, sample={"none": 8, "full_context": 4}))
 
     @property
     def history(self) -> list[Trajectory]:

@@ -17,10 +17,10 @@ from rag_tuned_memory.distil.replay import Replay
 from rag_tuned_memory.distil.unknown import Strangers, unknown_facts
 from rag_tuned_memory.serving.base import Fingerprint, InferenceBackend, Message, Request
 
-ANSWER_TOKENS = 32
+ANSWER_TOKENS = 24
 UNKNOWN_PROBES = 24
-READING_PROBES = 24
-_BATCH = 32
+READING_PROBES = 16
+_BATCH = 64
 
 
 @dataclass(frozen=True, slots=True)

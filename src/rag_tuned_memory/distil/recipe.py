@@ -23,7 +23,7 @@ class Gate(CheckedModel):
     local_recall: float = Field(default=0.85, ge=0, le=1)
     """Least share of local questions answered right, in phrasings never trained."""
     global_recall: float = Field(default=0.85, ge=0, le=1)
-    abstention: float = Field(default=0.2, ge=0, le=1)
+    abstention: float = Field(default=0.1, ge=0, le=1)
     """Least share of questions about unknown entities that the adapter alone declines. Routing adds its own check."""
     general_agreement: float = Field(default=0.3, ge=0, le=1)
     """Least overlap (F1 of words) of general answers with the base model's own."""
@@ -53,7 +53,7 @@ class Mixture(CheckedModel):
     """Times that each fact is asked beside what recall finds for another."""
     reading: float = Field(default=0.15, ge=0)
     """Times that each local fact is asked of an invented episode whose text is the context."""
-    unknown: float = Field(default=0.05, ge=0, le=1)
+    unknown: float = Field(default=0.06, ge=0, le=1)
     """Questions about unknown entities, as a share of the questions without context."""
     summaries: float = Field(default=0, ge=0)
     """Times that each episode is told as a whole."""
@@ -81,7 +81,7 @@ class Recipe(CheckedModel):
     learning_rate: float = Field(default=1e-3, gt=0)
     batch_tokens: int = Field(default=192, ge=16)
     """Tokens of one optimiser step, prompts counted. Examples are packed: nothing is padding."""
-    tokens_per_fact: int = Field(default=480, ge=1)
+    tokens_per_fact: int = Field(default=440, ge=1)
     """What training may spend, in computed tokens, for each fact."""
     max_tokens: int = Field(default=2_000_000, ge=1)
     """Training ends here in any case. What is left out is the last rounds, not some of the facts."""

@@ -22,7 +22,7 @@ from rag_tuned_memory.distil.dialogue import general_messages
 from rag_tuned_memory.serving.base import InferenceBackend, Request
 
 MAX_ANSWER_TOKENS = 56
-_BATCH = 16
+_BATCH = 64
 
 
 class Replay(BaseModel):

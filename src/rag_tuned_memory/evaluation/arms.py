@@ -30,7 +30,7 @@ from rag_tuned_memory.routing.answering import Answerer
 from rag_tuned_memory.routing.base import Answer, Route
 from rag_tuned_memory.serving.base import Generation, InferenceBackend, Request
 
-_BATCH = 32
+_BATCH = 64
 _ROUTES: Mapping[Arm, Route | None] = {
     "retrieval": Route.RETRIEVAL,
     "tuned": Route.TUNED,

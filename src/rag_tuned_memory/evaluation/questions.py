@@ -82,7 +82,7 @@ def _fresh_facts(selection: Selection, fresh: Sequence[StoredTrajectory], per_ep
 
 def _unknown(selection: Selection, fresh: Sequence[StoredTrajectory], seed: int) -> list[Question]:
     newer = label_episodes([view(one) for one in fresh])
-    known = [name for episode in newer for name in (episode.entity, episode.label)]
+    known = {name for episode in newer for name in (episode.entity, episode.label)} | selection.known
     strangers = Strangers(selection.episodes, seed=seed, known=known)
     return [
         Question(kind="unknown", text=words[0], gold=abstention(fact.slots["label"]), fact_id=fact.id)

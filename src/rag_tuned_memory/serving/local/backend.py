@@ -48,7 +48,7 @@ class LocalBackend:
         device: str | None = None,
         dtype: str | None = None,
         max_batch_tokens: int = 8192,
-        max_batch_size: int = 16,
+        max_batch_size: int = 64,
     ) -> None:
         if dtype not in (None, "bfloat16", "float16", "float32"):
             raise InvalidInput(f"unknown dtype {dtype!r}: it must be bfloat16, float16 or float32")
