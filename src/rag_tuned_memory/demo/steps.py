@@ -45,7 +45,9 @@ class DemoPlan:
     limits: dict[QuestionKind, int] = field(
         default_factory=lambda: {"local": 24, "global": 24, "fresh": 16, "unknown": 16, "general": 16}
     )
-    arms: ArmsLimits = field(default_factory=lambda: ArmsLimits(token_budget=240, max_new_tokens=24, sample={"none": 8, "full_context": 4}))
+    arms: ArmsLimits = field(
+        default_factory=lambda: ArmsLimits(token_budget=240, max_new_tokens=24, sample={"none": 8, "full_context": 4})
+    )
 
     @property
     def history(self) -> list[Trajectory]:
