@@ -1,7 +1,7 @@
 """Texts per CPU second of all-MiniLM-L6-v2 by batch size, and what sorting by length saves.
 
 Run it with ``python benchmarks/embedding/run.py [--cache build] [--texts 192] [--rounds 3]``; it writes
-``results.json`` beside this file. Texts are dialogue-like, of 4 to 120 words, seeded. The configurations take turns and
+``result.json`` beside this file. Texts are dialogue-like, of 4 to 120 words, seeded. The configurations take turns and
 are timed in CPU seconds of one torch thread, so that a busy machine slows all of them alike: read the ratios to batch
 size 1, not the rates. "default" also bounds a batch's characters.
 """
@@ -79,7 +79,7 @@ def main() -> None:
     options = parser.parse_args()
     results = anyio.run(measure, options.cache, options.texts, options.rounds)
     text = json.dumps(results, indent=2)
-    Path(__file__).with_name("results.json").write_text(text + "\n")
+    Path(__file__).with_name("result.json").write_text(text + "\n")
     print(text)
 
 

@@ -2,7 +2,7 @@
 
     python benchmarks/import_time/run.py [--repeat 20]
 
-Writes ``results.json`` beside this file. ``package`` is the plain import, ``memory`` imports the class ``Memory`` (with
+Writes ``result.json`` beside this file. ``package`` is the plain import, ``memory`` imports the class ``Memory`` (with
 pydantic, numpy and apsw), ``command`` is ``rtm --version``. Seconds; the interpreter's start is subtracted from the
 imports, and contained in ``command``.
 """
@@ -63,7 +63,7 @@ def main() -> int:
             "load": round(os.getloadavg()[0], 1),
         },
     }
-    Path(__file__).with_name("results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    Path(__file__).with_name("result.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(results, indent=2))
     return int(results["package"]["median"] >= TARGET or bool(results["heavy_modules"]))
 

@@ -232,7 +232,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True, help="folder of a model, e.g. what 'rtm pull' printed")
     parser.add_argument("--adapter", type=Path, help="folder of a trained adapter; random weights by default")
     parser.add_argument("--part", action="append", choices=[*PARTS, "dtypes", "drift"], help="all by default")
-    parser.add_argument("--output", type=Path, default=Path(__file__).with_name("results.json"))
+    parser.add_argument("--output", type=Path, default=Path(__file__).with_name("result.json"))
     options = parser.parse_args()
     parts = options.part or [*PARTS, "dtypes", "drift"]
     anyio.run(measure, options.model, options.adapter, parts, anyio.Path(options.output))

@@ -1,7 +1,7 @@
 """Evidence recall on a file in LoCoMo's form, through the same path as ``Memory.recall``.
 
 Run it with ``python benchmarks/locomo_recall/run.py FILE [--cache build] [--k 10] [--variants]``; it writes
-``results.json`` beside this file. Rows name questions by sample and number: the data set's text is not repeated here.
+``result.json`` beside this file. Rows name questions by sample and number: the data set's text is not repeated here.
 
 ``--variants`` also measures recall with single signals left out or weighted otherwise, and a leave-one-conversation-out
 view: the variation that is best on all conversations but one, measured on this one. This estimates what weights reach
@@ -183,7 +183,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path("build"))
     parser.add_argument("--k", type=int, default=10)
     parser.add_argument("--variants", action="store_true")
-    parser.add_argument("--output", type=Path, default=Path(__file__).with_name("results.json"))
+    parser.add_argument("--output", type=Path, default=Path(__file__).with_name("result.json"))
     options = parser.parse_args()
     report = anyio.run(run, options)
     rows = report.pop("rows")
