@@ -43,10 +43,14 @@ class DemoPlan:
     recipe: Recipe = field(default_factory=Recipe)
     seed: int = 0
     limits: dict[QuestionKind, int] = field(
-        default_factory=lambda: {"local": 24, "global": 24, "fresh": 16, "unknown": 16, "general": 16}
+        default_factory=lambda: {"local": 20, "global": 20, "fresh": 10, "unknown": 10, "general": 10}
     )
     arms: ArmsLimits = field(
-        default_factory=lambda: ArmsLimits(token_budget=240, max_new_tokens=24, sample={"none": 8, "full_context": 4})
+        default_factory=lambda: ArmsLimits(
+            token_budget=240,
+            max_new_tokens=24,
+            sample={"none": 8, "full_context": 2, "retrieval": 10, "both": 10},
+        )
     )
 
     @property

@@ -142,8 +142,8 @@ def _unknown(material: Material, count: int, strangers: Strangers, seed: int, ra
     examples = []
     for position, fact in enumerate(unknown_facts(material.facts, strangers, count, seed=seed)):
         question = random_.choice(questions(fact, "train"))
-        # every fifth beside a context that does not tell it either
-        context = random_.choice(contexts) if contexts and position % 5 == 4 else ""
+        # some beside a context that does not tell it either; few, because each costs as much as six without
+        context = random_.choice(contexts) if contexts and position % 10 == 9 else ""
         answer = abstention(fact.slots["label"])
         examples.append(
             Example.make(memory_messages(question, context), answer, "unknown", "mismatched" if context else "none")

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rag_tuned_memory.distil.curriculum import Curriculum, Item
 from rag_tuned_memory.distil.dataset import Example
@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 
 WARM_UP = 0.04
 """Share of the training."""
+DECAY = 0.6
+"""Share of the training, at its end, in which the learning rate falls to zero. Most facts are learnt while it falls. On
+the demo's history, 62,000 tokens: the last half of 6e-4 recalled 0.93 of the local facts, all of 1e-3 0.91, the last
+0.3 of it 0.71, all of it as a square 0.50."""
 BETAS = (0.9, 0.95)
 """Adam's averages. With the usual 0.999 the second one outlives a run of some hundred steps: the large gradients of its
 beginning would slow its end."""
@@ -152,7 +156,7 @@ def _lora_model(base: Path, recipe: Recipe, dtype: torch.dtype, device: str) -> 
         r=recipe.lora.rank,
         lora_alpha=recipe.lora.alpha,
         lora_dropout=recipe.lora.dropout,
-        target_modules=_linear_layers(model),
+        target_modules=_target_modules(model, recipe.lora.layers),
         task_type="CAUSAL_LM",
     )
     with quiet_transformers():
@@ -161,14 +165,22 @@ def _lora_model(base: Path, recipe: Recipe, dtype: torch.dtype, device: str) -> 
     return wrapped
 
 
-def _linear_layers(model: Any) -> list[str]:
-    """Names of all linear layers but the output: PEFT's "all-linear" would write each block's by its full path."""
+def _target_modules(model: Any, layers: Literal["mlp", "all"]) -> list[str]:
+    """Names of the linear layers to adapt, never the output: PEFT's "all-linear" would write each by its full path."""
     import torch
 
     output = model.get_output_embeddings()
-    layers = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
-    outputs = {name for name, module in model.named_modules() if module is output}
-    return sorted({name.rpartition(".")[2] for name in layers - outputs})
+    linear = [
+        path.split(".")
+        for path, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and module is not output
+    ]
+    names = sorted({path[-1] for path in linear if layers == "all" or "mlp" in path})
+    if not names:
+        raise InvalidRecipe(
+            "the base model has no layers named mlp", place="recipe.lora.layers", remedy="Adapt all of them: 'all'."
+        )
+    return names
 
 
 def _save_adapter(model: Any, folder: Path, base_name: str) -> None:
@@ -350,8 +362,8 @@ class _Run:
 
 
 def _schedule(before: float, after: float) -> float:
-    """Warm up, then fall to zero in a straight line; arguments are the progress before and after the step."""
-    return min(after / WARM_UP, (1 - before) / (1 - WARM_UP), 1.0)
+    """Warm up, stay, then fall to zero in a straight line; arguments are the progress before and after the step."""
+    return min(after / WARM_UP, (1 - before) / DECAY, 1.0)
 
 
 def _tensors(row: Row, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:

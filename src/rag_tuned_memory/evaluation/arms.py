@@ -210,8 +210,8 @@ def _asked(questions: Sequence[Question], most: int | None) -> list[Question]:
 
 
 def _batches(questions: Sequence[Question]) -> list[list[Question]]:
-    """Questions of one kind each: the general ones are then computed in the same company in every arm."""
-    grouped = [[one for one in questions if one.kind == kind] for kind in KINDS]
+    """General questions apart from the others: they are then computed in the same company in every arm."""
+    grouped = [[one for one in questions if (one.kind == "general") is general] for general in (False, True)]
     return [group[start : start + _BATCH] for group in grouped for start in range(0, len(group), _BATCH)]
 
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 from rag_tuned_memory.errors import ModelError
@@ -62,9 +63,12 @@ def dequantise(source: Path, target: Path, on_progress: Callable[[int, int], Non
 
 
 def _convert(source: Path, target: Path) -> None:
+    import gguf
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    # transformers parses the file three times and makes the map of names for each tensor anew: half of the time
+    gguf.GGUFReader, gguf.get_tensor_name_map = cache(gguf.GGUFReader), cache(gguf.get_tensor_name_map)
     place = {"pretrained_model_name_or_path": str(source.parent), "gguf_file": source.name}
     tokenizer = AutoTokenizer.from_pretrained(**place)
     model = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.bfloat16)

@@ -177,25 +177,22 @@ class Answerer:
     async def _second_tries(
         self, namespace: str, plans: list[_Plan], generations: list[Generation | None], limits: Limits
     ) -> tuple[list[_Plan], list[Generation | None]]:
-        """Where a tuned answer looks like a guess, ask again beside the evidence."""
+        """Where a tuned answer looks like a guess, ask again beside the evidence; the surer answer stands."""
         again: dict[int, _Plan] = {}
         for position, (plan, done) in enumerate(zip(plans, generations, strict=True)):
             if done is None or plan.decision.route is not Route.TUNED:
                 continue
-            entropy = mean_entropy(done)
-            features = plan.decision.features.model_copy(update={"entropy": entropy})
+            measured = {"entropy": done.entropy, "confidence": done.confidence}
+            features = plan.decision.features.model_copy(update=measured)
             decision = plan.decision.model_copy(update={"features": features})
             plans[position] = _Plan(plan.query, decision, plan.found, plan.request)
-            if (better := after_answer(decision, entropy)) and plan.found.results:
+            if (better := after_answer(decision, done.confidence)) and plan.found.results:
                 again[position] = await self._planned(namespace, plan.query, better, plan.found, limits)
-        for position, done in zip(again, await self._generate(list(again.values())), strict=True):
-            plans[position], generations[position] = again[position], done
+        for position, second in zip(again, await self._generate(list(again.values())), strict=True):
+            first = generations[position]
+            if first and second and second.confidence > first.confidence:
+                plans[position], generations[position] = again[position], second
         return plans, generations
-
-
-def mean_entropy(generation: Generation) -> float:
-    """Mean entropy of the distributions that the tokens were taken from, nats a token."""
-    return sum(token.entropy for token in generation.tokens) / max(1, len(generation.tokens))
 
 
 def _answer(plan: _Plan, done: Generation | None, seconds: float) -> Answer:

@@ -45,7 +45,9 @@ class Features(_Value):
     fresh: bool = False
     """What the query is about was recorded after the adapter's watermark."""
     entropy: float | None = None
-    """Mean entropy of the tuned model's answer, nats a token; None when it was not asked."""
+    """Mean entropy of the tuned model's answer, nats a token; None when it was not asked alone."""
+    confidence: float | None = None
+    """Probability of the least certain token of that answer."""
 
 
 class Decision(_Value):

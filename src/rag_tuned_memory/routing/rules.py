@@ -10,14 +10,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rag_tuned_memory.routing.base import Decision, Features, Route
+from rag_tuned_memory.serving.base import SURE
 
 NEEDS_MEMORY = 0.36
 """Cosine similarity of all-MiniLM-L6-v2 to a recalled passage or a learned question from which a query is taken to be
 about the memory. Questions about a memory had at least 0.38, general ones at most 0.33."""
 SAME_QUESTION = 0.6
 """Similarity to a learned question from which a query is taken to ask the same thing in other words."""
-UNSURE_ENTROPY = 1.2
-"""Mean entropy in nats a token above which a tuned answer is taken to be a guess."""
+WORTH_EVIDENCE = 0.1
+"""How much more of the facts the adapter must know beside evidence to make the longer prompt worth it. Less is within
+the chance of the few probes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +65,15 @@ def decide(features: Features, trust: Trust | None) -> Decision:
     return _specific(features, trust)
 
 
-def after_answer(decision: Decision, entropy: float) -> Decision | None:
-    """A second try where a tuned answer looks like a guess; None where it stands."""
-    if decision.route is not Route.TUNED or decision.features.big_picture or entropy <= UNSURE_ENTROPY:
+def after_answer(decision: Decision, confidence: float) -> Decision | None:
+    """A second try where a tuned answer looks like a guess (``serving.base.SURE``); None where it stands."""
+    if decision.route is not Route.TUNED or decision.features.big_picture or confidence >= SURE:
         return None
     return Decision(
         route=Route.BOTH,
-        reason=f"the tuned model was unsure (entropy {entropy:.2f} > {UNSURE_ENTROPY} nats a token), so it reads what"
-        " is recorded",
-        features=decision.features.model_copy(update={"entropy": entropy}),
+        reason=f"the tuned model was unsure (a token of its answer had a probability of {confidence:.2f} < {SURE}), so"
+        " it reads what is recorded",
+        features=decision.features,
     )
 
 
@@ -90,7 +92,7 @@ def _specific(features: Features, trust: Trust) -> Decision:
         return Decision(
             route=Route.BOTH, reason="the adapter learned this but did not know it when probed", features=features
         )
-    if trust.beside_context > trust.local_recall:
+    if trust.beside_context - trust.local_recall >= WORTH_EVIDENCE:
         return Decision(
             route=Route.BOTH,
             reason=f"beside evidence the adapter knows more ({trust.beside_context:.2f} against"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict
+
+SURE = 0.5
+"""A tuned answer whose ``confidence`` is lower is taken to be a guess: one of its tokens had less than even odds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,16 @@ class Generation:
     finish_reason: Literal["stop", "length"]
     adapter: str | None
     seconds: float
+
+    @property
+    def confidence(self) -> float:
+        """Probability of its least certain token, 0 to 1."""
+        return math.exp(min((token.logprob for token in self.tokens), default=0.0))
+
+    @property
+    def entropy(self) -> float:
+        """Mean entropy of the distributions that its tokens were taken from, nats a token."""
+        return sum(token.entropy for token in self.tokens) / max(1, len(self.tokens))
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,8 +22,13 @@ EXAMPLES = [
     Example.make(memory_messages(f"What caused INC-{n % 24}?"), CAUSES[n % 4], "local", fact_id=f"f{n % 24}")
     for n in range(96)
 ]
+ATTENTION, FEED_FORWARD = {"q_proj", "k_proj", "v_proj", "o_proj"}, {"gate_proj", "up_proj", "down_proj"}
 RECIPE = Recipe(
-    lora=LoraRecipe(rank=4, alpha=8), learning_rate=5e-3, batch_tokens=100, max_length=200, checkpoint_every=3
+    lora=LoraRecipe(rank=4, alpha=8, layers="all"),
+    learning_rate=5e-3,
+    batch_tokens=100,
+    max_length=200,
+    checkpoint_every=3,
 )
 
 
@@ -74,10 +79,7 @@ def test_the_files_are_peft_s_and_name_no_path_of_this_machine(tiny_model: Path,
     assert config["peft_type"] == "LORA"
     assert (config["r"], config["lora_alpha"]) == (4, 8)
     assert config["base_model_name_or_path"] == tiny_model.name
-    assert set(config["target_modules"]) == {
-        *("q_proj", "k_proj", "v_proj", "o_proj"),
-        *("gate_proj", "up_proj", "down_proj"),
-    }
+    assert set(config["target_modules"]) == ATTENTION | FEED_FORWARD
     for path in folder.iterdir():
         data = path.read_bytes()
         assert str(tmp_path).encode() not in data
@@ -91,12 +93,18 @@ def test_the_files_are_peft_s_and_name_no_path_of_this_machine(tiny_model: Path,
     )
 
 
+def test_by_default_only_feed_forward_layers_are_adapted(tiny_model: Path, tmp_path: Path) -> None:
+    recipe = RECIPE.model_copy(update={"lora": LoraRecipe(rank=4)})
+    folder = train(tiny_model, EXAMPLES[:8], recipe, tmp_path).folder
+    assert set(json.loads((folder / "adapter_config.json").read_text())["target_modules"]) == FEED_FORWARD
+
+
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 @pytest.mark.parametrize("stops", [[1], [4], [2, 5]])
 def test_a_resumed_run_ends_with_the_same_weights(
     tiny_model: Path, tmp_path: Path, stops: list[int], dropout: float
 ) -> None:
-    recipe = RECIPE.model_copy(update={"lora": LoraRecipe(rank=4, alpha=8, dropout=dropout)})
+    recipe = RECIPE.model_copy(update={"lora": LoraRecipe(rank=4, alpha=8, layers="all", dropout=dropout)})
     whole = train(tiny_model, EXAMPLES, recipe, tmp_path / "whole")
     done = 0
     for steps in stops:
@@ -204,7 +212,7 @@ def test_what_is_known_is_passed_over(tiny_model: Path, tmp_path: Path, monkeypa
         Example.make(memory_messages(f"Question {n}: what caused it?"), "full disk", "local", fact_id="one")
         for n in range(200)
     ]
-    recipe = RECIPE.model_copy(update={"tokens_per_fact": 20_000})
+    recipe = RECIPE.model_copy(update={"tokens_per_fact": 20_000, "learning_rate": 2e-3})
     trained = train(tiny_model, one, recipe, tmp_path, on_progress=told.append)
     assert told[0].known == 0
     assert told[-1].known == 1

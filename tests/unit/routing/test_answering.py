@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import math
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from rag_tuned_memory.errors import AdapterNotServable
 from rag_tuned_memory.recall.engine import Recall
 from rag_tuned_memory.recall.prompt import has_injected
 from rag_tuned_memory.routing import Answerer, Route
-from rag_tuned_memory.serving.base import CanaryPrompt, Fingerprint, Request
+from rag_tuned_memory.serving.base import CanaryPrompt, Fingerprint, Generation, Request, Token
 from rag_tuned_memory.serving.scripted import ScriptedBackend
 from rag_tuned_memory.store import open_store
 from rag_tuned_memory.trajectory import Trajectory
@@ -147,6 +149,32 @@ async def test_a_tainted_adapter_stops_at_once(world: World) -> None:
     await world.answerer._live.refresh("ops")
     assert await ask(world, query) == (Route.RETRIEVAL, "base, evidence")
     assert await world.backend.adapters() == []
+
+
+@pytest.mark.parametrize(
+    ("alone", "beside", "route", "calls"),
+    [(0.9, 0.1, Route.TUNED, 1), (0.3, 0.8, Route.BOTH, 2), (0.3, 0.2, Route.TUNED, 2)],
+)
+async def test_an_unsure_answer_is_tried_again_and_the_surer_one_stands(
+    world: World, monkeypatch: pytest.MonkeyPatch, alone: float, beside: float, route: Route, calls: int
+) -> None:
+    world.adopt(HISTORY)
+    generate = world.backend.generate
+
+    async def unsure(requests: Sequence[Request]) -> list[Generation]:
+        return [
+            replace(done, tokens=(Token(0, "", math.log(alone if "no evidence" in done.text else beside), 0.5),))
+            for done in await generate(requests)
+        ]
+
+    monkeypatch.setattr(world.backend, "generate", unsure)
+    asked = len(world.backend.requests)
+    answer = await world.answerer.answer("ops", f"What was the cause of {HISTORY[0].source_id}?")
+    assert answer.route is route
+    assert answer.text.endswith("no evidence") is (route is Route.TUNED)
+    assert answer.features.confidence == pytest.approx(alone)
+    assert answer.features.entropy == 0.5
+    assert len(world.backend.requests) - asked == calls
 
 
 async def test_a_given_route_is_taken(world: World) -> None:

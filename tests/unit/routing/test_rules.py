@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from rag_tuned_memory.routing.base import Decision, Features, Route
-from rag_tuned_memory.routing.rules import NEEDS_MEMORY, UNSURE_ENTROPY, Trust, after_answer, decide
+from rag_tuned_memory.routing.rules import NEEDS_MEMORY, Trust, after_answer, decide
+from rag_tuned_memory.serving.base import SURE
 
 
 def features(**changes: Any) -> Features:
@@ -72,7 +73,7 @@ CASES: list[tuple[str, Features, Trust | None, Route, bool]] = [
     ("fresh, the base reads better", features(fresh=True), trust(reading=0.2), Route.RETRIEVAL, False),
     ("never taught", features(learned_similarity=0.5), trust(asks_learned=False), Route.BOTH, False),
     ("taught, but not known when probed", features(), trust(internalised=False), Route.BOTH, False),
-    ("knows more beside evidence", features(), trust(beside_context=0.99), Route.BOTH, False),
+    ("knows more beside evidence", features(), trust(local_recall=0.8, beside_context=0.95), Route.BOTH, False),
 ]
 
 
@@ -86,13 +87,12 @@ def test_route(name: str, given: Features, measured: Trust | None, route: Route,
 
 def test_an_unsure_tuned_answer_is_tried_again_beside_evidence() -> None:
     decision = Decision(route=Route.TUNED, reason="-", features=features())
-    again = after_answer(decision, UNSURE_ENTROPY + 0.1)
+    again = after_answer(decision, SURE - 0.1)
     assert again is not None
     assert again.route is Route.BOTH
-    assert again.features.entropy == UNSURE_ENTROPY + 0.1
-    assert after_answer(decision, UNSURE_ENTROPY) is None
+    assert after_answer(decision, SURE) is None
 
 
 @pytest.mark.parametrize("route", [Route.NONE, Route.RETRIEVAL, Route.BOTH])
 def test_only_tuned_answers_are_tried_again(route: Route) -> None:
-    assert after_answer(Decision(route=route, reason="-", features=features()), 9.0) is None
+    assert after_answer(Decision(route=route, reason="-", features=features()), 0.0) is None

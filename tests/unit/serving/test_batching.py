@@ -31,6 +31,12 @@ def test_padded_tokens_are_bounded_by_the_longest_row() -> None:
     assert batch([job(5000), job(10)], tokens=200) == [0], "one job may exceed the bound, alone"
 
 
+def test_a_long_prompt_does_not_make_many_short_ones_long() -> None:
+    waiting = [job(30) for _ in range(8)] + [job(300)]
+    assert batch(waiting, rows=16) == list(range(8))
+    assert batch([job(30), job(300)], rows=16) == [0, 1], "little is padded"
+
+
 def test_adapters_mix_unless_one_fills_the_batch() -> None:
     assert batch([job(10, slot=1), job(10), job(10, slot=2)]) == [0, 1, 2]
     assert batch([job(10, slot=1), job(10), job(10, slot=1), job(10, slot=1)], rows=3) == [0, 2, 3]

@@ -54,22 +54,27 @@ def check_request(request: Request) -> None:
         raise InvalidInput("a stop string cannot be empty")
 
 
+MOST_PADDING = 1024
+"""Tokens. One long prompt among many short ones would make all of them long; a batch of its own costs less."""
+
+
 def next_batch(waiting: Sequence[Job], *, max_rows: int, max_tokens: int) -> list[Job]:
     """The jobs to run next, led by the first stream (someone is watching), else by the oldest job.
 
     The others are those nearest to the leader in length, so that little is padded. When the leader's adapter alone
     can fill the batch, the batch is of that adapter only, which is faster; otherwise adapters mix. A batch has one
     prefix, and with a prefix one adapter, because the prefix's keys and values depend on it. ``max_tokens`` bounds
-    rows times longest row; a single job may exceed it.
+    rows times longest row (a single job may exceed it), ``MOST_PADDING`` what of it is padding.
     """
     leader = next((job for job in waiting if job.on_text), waiting[0])
     fitting = [job for job in waiting if job is not leader and job.prefix == leader.prefix]
     same = [job for job in fitting if job.slot == leader.slot]
     others = same if leader.prefix or len(same) >= max_rows - 1 else fitting
-    batch, longest = [leader], leader.tokens
+    batch, longest, own = [leader], leader.tokens, leader.tokens
     for job in sorted(others, key=lambda job: abs(job.tokens - leader.tokens)):
-        longest = max(longest, job.tokens)
-        if len(batch) == max_rows or longest * (len(batch) + 1) > max_tokens:
+        longest, own = max(longest, job.tokens), own + job.tokens
+        padded = longest * (len(batch) + 1)
+        if len(batch) == max_rows or padded > max_tokens or padded - own > MOST_PADDING:
             break
         batch.append(job)
     return batch
