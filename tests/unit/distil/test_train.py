@@ -181,7 +181,7 @@ def test_a_loss_that_is_no_number_ends_the_run(
 
 def test_an_absurd_learning_rate_diverges(tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingDiverged):
-        train(tiny_model, EXAMPLES, RECIPE.model_copy(update={"learning_rate": 1e30}), tmp_path)
+        train(tiny_model, EXAMPLES, RECIPE.model_copy(update={"learning_rate": 1e-2}), tmp_path)
 
 
 def test_what_is_too_long_is_left_out_and_counted(tiny_model: Path, tmp_path: Path) -> None:
@@ -206,13 +206,13 @@ def test_tokens_are_counted_by_facts(tiny_model: Path, tmp_path: Path) -> None:
 
 
 def test_what_is_known_is_passed_over(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(curriculum, "KNOWN", 5.0)  # the tiny model never gets far
+    monkeypatch.setattr(curriculum, "KNOWN", 7.0)  # the tiny model never gets far
     told: list[Progress] = []
     one = [
         Example.make(memory_messages(f"Question {n}: what caused it?"), "full disk", "local", fact_id="one")
         for n in range(200)
     ]
-    recipe = RECIPE.model_copy(update={"tokens_per_fact": 20_000, "learning_rate": 2e-3})
+    recipe = RECIPE.model_copy(update={"tokens_per_fact": 20_000})
     trained = train(tiny_model, one, recipe, tmp_path, on_progress=told.append)
     assert told[0].known == 0
     assert told[-1].known == 1
