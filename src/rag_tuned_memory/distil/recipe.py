@@ -87,7 +87,7 @@ class Recipe(CheckedModel):
     learning_rate: float = Field(default=7e-4, gt=0)
     batch_tokens: int = Field(default=192, ge=16)
     """Tokens of one optimiser step, prompts counted. Examples are packed: nothing is padding."""
-    tokens_per_fact: int = Field(default=480, ge=1)
+    tokens_per_fact: int = Field(default=440, ge=1)
     """What training may spend, in computed tokens, for each fact."""
     max_tokens: int = Field(default=2_000_000, ge=1)
     """Training ends here in any case. What is left out is the last rounds, not some of the facts."""

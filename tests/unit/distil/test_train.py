@@ -13,6 +13,7 @@ from rag_tuned_memory.distil import curriculum
 from rag_tuned_memory.distil import train as training
 from rag_tuned_memory.distil.dataset import Example
 from rag_tuned_memory.distil.dialogue import memory_messages
+from rag_tuned_memory.distil.packing import Row
 from rag_tuned_memory.distil.recipe import LoraRecipe, Recipe
 from rag_tuned_memory.distil.train import Progress, train
 from rag_tuned_memory.errors import InvalidRecipe, TrainingDiverged, TrainingStopped
@@ -181,7 +182,7 @@ def test_a_loss_that_is_no_number_ends_the_run(
 
 def test_an_absurd_learning_rate_diverges(tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingDiverged):
-        train(tiny_model, EXAMPLES, RECIPE.model_copy(update={"learning_rate": 1e-2}), tmp_path)
+        train(tiny_model, EXAMPLES, RECIPE.model_copy(update={"learning_rate": 1e30}), tmp_path)
 
 
 def test_what_is_too_long_is_left_out_and_counted(tiny_model: Path, tmp_path: Path) -> None:
@@ -224,6 +225,11 @@ def test_nothing_to_train_on_makes_no_adapter(tiny_model: Path, tmp_path: Path, 
     with pytest.raises(InvalidRecipe, match="max_length 200"):
         train(tiny_model, examples, RECIPE, tmp_path)
     assert not (tmp_path / "adapter").exists()
+
+
+def test_long_answers_weigh_no_more_than_short_ones() -> None:
+    row = Row(ends=[1, 5])
+    assert training._weights(row).tolist() == [0.5, 0.125, 0.125, 0.125, 0.125]
 
 
 def test_packed_examples_are_learnt_as_if_each_were_alone(tiny_model: Path) -> None:
