@@ -7,6 +7,7 @@ from pathlib import Path
 
 import anyio
 import anyio.from_thread
+import anyio.lowlevel
 import pytest
 
 from rag_tuned_memory import AsyncMemory
@@ -124,11 +125,12 @@ async def test_recording_and_answering_go_on_while_it_trains(memory: AsyncMemory
     started = anyio.Event()
     answered_at: list[int] = []
     steps: list[int] = []
+    token = anyio.lowlevel.current_token()
 
     def watch(event: Event) -> None:
         if event.training:
             steps.append(event.training.step)
-            anyio.from_thread.run_sync(started.set)
+            anyio.from_thread.run_sync(started.set, token=token)
 
     async def use() -> None:
         await started.wait()

@@ -50,14 +50,14 @@ class Mixture(CheckedModel):
     instructions with the base model's own answers, against forgetting.
     """
 
-    exposures: float = Field(default=24, ge=1)
+    exposures: float = Field(default=40, ge=1)
     """Most times that a fact is asked without context, each time in another phrasing while there are any. Facts that
     are known by then are passed over, and ``Recipe.tokens_per_fact`` ends the training earlier."""
-    matched: float = Field(default=0.05, ge=0)
+    matched: float = Field(default=0.08, ge=0)
     """Times that each fact is asked beside what recall finds for it."""
-    mismatched: float = Field(default=0.05, ge=0)
+    mismatched: float = Field(default=0.08, ge=0)
     """Times that each fact is asked beside what recall finds for another."""
-    reading: float = Field(default=0.15, ge=0)
+    reading: float = Field(default=0.25, ge=0)
     """Times that each local fact is asked of an invented episode whose text is the context."""
     unknown: float = Field(default=0.03, ge=0, le=1)
     """Questions about unknown entities, as a share of the questions without context."""
@@ -87,8 +87,10 @@ class Recipe(CheckedModel):
     learning_rate: float = Field(default=7e-4, gt=0)
     batch_tokens: int = Field(default=192, ge=16)
     """Tokens of one optimiser step, prompts counted. Examples are packed: nothing is padding."""
-    tokens_per_fact: int = Field(default=440, ge=1)
-    """What training may spend, in computed tokens, for each fact."""
+    base_tokens: int = Field(default=20_000, ge=0)
+    """What training may spend, in computed tokens: how to answer is to be learnt however few the facts are, …"""
+    tokens_per_fact: int = Field(default=300, ge=1)
+    """… and what for each fact besides."""
     max_tokens: int = Field(default=2_000_000, ge=1)
     """Training ends here in any case. What is left out is the last rounds, not some of the facts."""
     max_length: int = Field(default=384, ge=32)

@@ -27,6 +27,8 @@ class Event:
 
 
 OnEvent = Callable[[Event], None]
+"""Called from the event loop, and while it trains from the training's own thread: what is passed on to the loop from
+there needs its token (``anyio.lowlevel.current_token()``)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -201,7 +201,7 @@ def test_training_ends_at_the_token_limit(tiny_model: Path, tmp_path: Path) -> N
 
 
 def test_tokens_are_counted_by_facts(tiny_model: Path, tmp_path: Path) -> None:
-    sparing = RECIPE.model_copy(update={"tokens_per_fact": 20})
+    sparing = RECIPE.model_copy(update={"base_tokens": 0, "tokens_per_fact": 20})
     trained = train(tiny_model, EXAMPLES, sparing, tmp_path)
     assert 24 * 20 <= trained.tokens < 24 * 20 + RECIPE.batch_tokens
 
