@@ -28,7 +28,7 @@ class Gate(CheckedModel):
     local_recall: float = Field(default=0.85, ge=0, le=1)
     """Least share of local questions answered right, in phrasings never trained."""
     global_recall: float = Field(default=0.85, ge=0, le=1)
-    abstention: float = Field(default=0.2, ge=0, le=1)
+    abstention: float = Field(default=0.1, ge=0, le=1)
     """Least share of questions about unknown entities that the adapter alone declines, or answers so unsurely that
     routing asks again beside evidence (``serving.base.SURE``). Routing adds its own check of names."""
     general_agreement: float = Field(default=0.25, ge=0, le=1)
