@@ -49,7 +49,7 @@ class DemoPlan:
         default_factory=lambda: ArmsLimits(
             token_budget=240,
             max_new_tokens=24,
-            sample={"none": 8, "full_context": 2, "retrieval": 10, "both": 10},
+            sample={"none": 8, "full_context": 4, "retrieval": 10, "both": 10},
         )
     )
 

@@ -19,7 +19,7 @@ KNOWN = 0.2
 """Nats. A fact counts as known while no token of its answer cost more when it was last asked."""
 REVIEWED = 0.25
 """Share of a known fact's examples that are trained nevertheless, so that it stays known."""
-DECLINES_FROM = 0.7
+DECLINES_FROM = 0.5
 """Share of the facts that must be known before questions about unknown things are trained."""
 
 

@@ -15,11 +15,11 @@ from rag_tuned_memory.distil.facts import Fact, is_correct, normalise
 from rag_tuned_memory.distil.phrasing import abstention, is_abstention, questions
 from rag_tuned_memory.distil.replay import Replay
 from rag_tuned_memory.distil.unknown import Strangers, unknown_facts
-from rag_tuned_memory.serving.base import SURE, Fingerprint, Generation, InferenceBackend, Message, Request
+from rag_tuned_memory.serving.base import Fingerprint, InferenceBackend, Message, Request
 
 ANSWER_TOKENS = 24
 UNKNOWN_PROBES = 24
-READING_PROBES = 12
+READING_PROBES = 24
 _BATCH = 64
 
 
@@ -51,9 +51,9 @@ async def evaluate(
 ) -> Evaluation:
     """Measure an adapter that the backend holds. ``held_out`` are the base's answers to held-out general prompts.
 
-    Besides the gate's metrics there are ``declined`` (abstention in so many words), ``beside_context`` (recall of local
-    facts beside what our own recall finds), ``reading`` and ``reading_base`` (invented episodes that only the context
-    tells, read with the adapter on and off): routing takes from the last three who should read evidence.
+    Besides the gate's metrics there are ``beside_context`` (recall of local facts beside what our own recall finds),
+    ``reading`` and ``reading_base`` (invented episodes that only the context tells, read with the adapter on and off):
+    routing takes from them who should read evidence.
     """
     known = probes(material.facts)
     strange = _unknown_probes(material, seed)
@@ -71,7 +71,6 @@ async def evaluate(
         "local_recall": _share(row.correct for row in rows if row.kind == "local"),
         "global_recall": _share(row.correct for row in rows if row.kind == "global"),
         "abstention": _share(row.correct for row in declined),
-        "declined": _share(is_abstention(row.answer) for row in declined),
         "general_agreement": _mean([overlap(row.answer, row.gold) for row in general]),
         "perplexity_ratio": await asked.perplexity_ratio(held_out, adapter),
         "unique_answers": _unique(rows),
@@ -108,15 +107,15 @@ class _Prober:
         self.on_progress = on_progress
 
     async def ask(self, asked: Sequence[Probe], adapter: str | None) -> list[ProbeRow]:
-        """Rows in the order of the probes. A question about a stranger is right when its answer would not stand."""
+        """Rows in the order of the probes. A question about a stranger is right when it is declined."""
         answers = await self._generate([Request(p.messages, adapter, ANSWER_TOKENS) for p in asked])
         return [
             ProbeRow(
                 kind=probe.kind,
                 question=probe.question,
                 gold=probe.gold,
-                answer=answer.text.strip(),
-                correct=_abstains(answer) if probe.kind == "unknown" else is_correct(answer.text, probe.gold),
+                answer=answer,
+                correct=is_abstention(answer) if probe.kind == "unknown" else is_correct(answer, probe.gold),
                 fact_id=probe.fact_id,
             )
             for probe, answer in zip(asked, answers, strict=True)
@@ -124,8 +123,7 @@ class _Prober:
 
     async def general(self, held_out: Sequence[Replay], adapter: str) -> list[ProbeRow]:
         """General prompts with the adapter on, against the base's answers; right is what overlaps by half."""
-        done = await self._generate([Request(general_messages(r.question), adapter, 56) for r in held_out])
-        answers = [generation.text.strip() for generation in done]
+        answers = await self._generate([Request(general_messages(r.question), adapter, 56) for r in held_out])
         return [
             ProbeRow(kind="general", question=r.question, gold=r.answer, answer=a, correct=overlap(a, r.answer) >= 0.5)
             for r, a in zip(held_out, answers, strict=True)
@@ -142,13 +140,13 @@ class _Prober:
             self._step(1)
         return math.exp(min(50.0, _mean(base) - _mean(tuned))) if tuned else math.nan
 
-    async def _generate(self, requests: Sequence[Request]) -> list[Generation]:
-        done: list[Generation] = []
+    async def _generate(self, requests: Sequence[Request]) -> list[str]:
+        texts: list[str] = []
         for start in range(0, len(requests), _BATCH):
             batch = requests[start : start + _BATCH]
-            done += await self.backend.generate(batch)
+            texts += [generation.text.strip() for generation in await self.backend.generate(batch)]
             self._step(len(batch))
-        return done
+        return texts
 
     def _step(self, count: int) -> None:
         self.done += count
@@ -182,11 +180,6 @@ def _beside_probes(material: Material, seed: int) -> list[Probe]:
         for fact in chosen
         if questions(fact, "held_out")
     ]
-
-
-def _abstains(answer: Generation) -> bool:
-    """Whether it is declined, or so unsure that routing does not let it stand."""
-    return is_abstention(answer.text) or answer.confidence < SURE
 
 
 def _unique(rows: Sequence[ProbeRow]) -> float:

@@ -28,10 +28,9 @@ class Gate(CheckedModel):
     local_recall: float = Field(default=0.85, ge=0, le=1)
     """Least share of local questions answered right, in phrasings never trained."""
     global_recall: float = Field(default=0.85, ge=0, le=1)
-    abstention: float = Field(default=0.1, ge=0, le=1)
-    """Least share of questions about unknown entities that the adapter alone declines, or answers so unsurely that
-    routing asks again beside evidence (``serving.base.SURE``). Routing adds its own check of names."""
-    general_agreement: float = Field(default=0.25, ge=0, le=1)
+    abstention: float = Field(default=0.2, ge=0, le=1)
+    """Least share of questions about unknown entities that the adapter alone declines. Routing adds its own check."""
+    general_agreement: float = Field(default=0.3, ge=0, le=1)
     """Least overlap (F1 of words) of general answers with the base model's own."""
     perplexity_ratio: float = Field(default=4.0, ge=1)
     """Most that perplexity on general text may grow: adapter / base."""
@@ -89,7 +88,7 @@ class Recipe(CheckedModel):
     """Tokens of one optimiser step, prompts counted. Examples are packed: nothing is padding."""
     base_tokens: int = Field(default=20_000, ge=0)
     """What training may spend, in computed tokens: how to answer is to be learnt however few the facts are, …"""
-    tokens_per_fact: int = Field(default=300, ge=1)
+    tokens_per_fact: int = Field(default=340, ge=1)
     """… and what for each fact besides."""
     max_tokens: int = Field(default=2_000_000, ge=1)
     """Training ends here in any case. What is left out is the last rounds, not some of the facts."""

@@ -10,13 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rag_tuned_memory.routing.base import Decision, Features, Route
-from rag_tuned_memory.serving.base import SURE
 
 NEEDS_MEMORY = 0.36
 """Cosine similarity of all-MiniLM-L6-v2 to a recalled passage or a learned question from which a query is taken to be
 about the memory. Questions about a memory had at least 0.38, general ones at most 0.33."""
 SAME_QUESTION = 0.6
 """Similarity to a learned question from which a query is taken to ask the same thing in other words."""
+SURE = 0.5
+"""A tuned answer of lower ``confidence`` is taken to be a guess: one of its tokens had less than even odds."""
 WORTH_EVIDENCE = 0.1
 """How much more of the facts the adapter must know beside evidence to make the longer prompt worth it. Less is within
 the chance of the few probes."""
@@ -66,7 +67,7 @@ def decide(features: Features, trust: Trust | None) -> Decision:
 
 
 def after_answer(decision: Decision, confidence: float) -> Decision | None:
-    """A second try where a tuned answer looks like a guess (``serving.base.SURE``); None where it stands."""
+    """A second try where a tuned answer looks like a guess (``SURE``); None where it stands."""
     if decision.route is not Route.TUNED or decision.features.big_picture or confidence >= SURE:
         return None
     return Decision(

@@ -10,9 +10,6 @@ from typing import Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
-SURE = 0.5
-"""A tuned answer whose ``confidence`` is lower is taken to be a guess: one of its tokens had less than even odds."""
-
 
 @dataclass(frozen=True, slots=True)
 class Message:

@@ -47,7 +47,7 @@ def test_known_facts_are_mostly_passed_over_and_the_others_never() -> None:
     assert lessons.passed_over == 40 * FACTS - 80 - sum(easy)
 
 
-def test_declining_is_learnt_once_most_facts_are_known() -> None:
+def test_declining_is_learnt_once_half_of_the_facts_are_known() -> None:
     unknown = [Item(Tokenised.of([100, n], [], 9), declines=True) for n in range(40)]
     mixed = [item for pair in zip(items(40)[:400], unknown * 10, strict=True) for item in pair]
     hard = frozenset(f"fact {n}" for n in range(FACTS // 2 + 1))

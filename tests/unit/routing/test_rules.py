@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from rag_tuned_memory.routing.base import Decision, Features, Route
-from rag_tuned_memory.routing.rules import NEEDS_MEMORY, Trust, after_answer, decide
-from rag_tuned_memory.serving.base import SURE
+from rag_tuned_memory.routing.rules import NEEDS_MEMORY, SURE, Trust, after_answer, decide
 
 
 def features(**changes: Any) -> Features:
