@@ -9,7 +9,7 @@ known yet, "I have no memory of it" is the easiest answer to everything.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,11 @@ class Item:
     declines: bool = False
 
 
+def asked_facts(items: Iterable[Item]) -> set[str]:
+    """The facts that items ask for without context."""
+    return {item.fact for item in items if item.fact is not None}
+
+
 class Curriculum:
     """Packs items into rows, in their order, until the budget is spent or none is left.
 
@@ -49,7 +54,7 @@ class Curriculum:
         self.spent = 0
         self.example_tokens = 0
         self.passed_over = 0
-        self._facts = len({item.fact for item in items if item.fact is not None})
+        self._facts = len(asked_facts(items))
         self._worst: dict[str, float] = {}
         self._asked: list[str | None] = []
 

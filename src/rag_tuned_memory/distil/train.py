@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rag_tuned_memory.distil.curriculum import Curriculum, Item
+from rag_tuned_memory.distil.curriculum import Curriculum, Item, asked_facts
 from rag_tuned_memory.distil.dataset import Example
 from rag_tuned_memory.distil.evaluation import TrainingCurvePoint
 from rag_tuned_memory.distil.packing import Row, Tokenised
@@ -213,7 +213,7 @@ def _items(examples: Sequence[Example], tokenizer: Any, recipe: Recipe) -> list[
 
 def curriculum(items: Sequence[Item], recipe: Recipe) -> Curriculum:
     """The items under the recipe's budget."""
-    facts = len({item.fact for item in items if item.fact is not None})
+    facts = len(asked_facts(items))
     wanted = recipe.base_tokens + recipe.tokens_per_fact * facts if facts else recipe.max_tokens
     budget = min(recipe.max_tokens, wanted)
     return Curriculum(items, batch_tokens=recipe.batch_tokens, budget=budget, seed=recipe.seed)
@@ -358,7 +358,7 @@ class _Run:
             torch.cuda.set_rng_state_all(checkpoint["random"][1:])
         self.course.resume(checkpoint["course"])
         done = checkpoint["done"]
-        trained.tokens, trained.seconds, trained.steps = done["tokens"], done["seconds"], done["steps"]
+        trained.seconds, trained.steps = done["seconds"], done["steps"]
         trained.curve = [TrainingCurvePoint.model_validate(point) for point in done["curve"]]
 
 

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from rag_tuned_memory.errors import InvalidInput
 from rag_tuned_memory.serving.base import Generation, Request
 
+MOST_PADDING = 1024
+"""Tokens. One long prompt among many short ones would make all of them long; a batch of its own costs less."""
+
 
 @dataclass(eq=False)
 class Job:
@@ -52,10 +55,6 @@ def check_request(request: Request) -> None:
         raise InvalidInput(f"shared_prefix {request.shared_prefix} of {len(request.messages)} messages")
     if not all(request.stop):
         raise InvalidInput("a stop string cannot be empty")
-
-
-MOST_PADDING = 1024
-"""Tokens. One long prompt among many short ones would make all of them long; a batch of its own costs less."""
 
 
 def next_batch(waiting: Sequence[Job], *, max_rows: int, max_tokens: int) -> list[Job]:
