@@ -58,7 +58,7 @@ class Mixture(CheckedModel):
     """Times that each fact is asked beside what recall finds for another."""
     reading: float = Field(default=0.25, ge=0)
     """Times that each local fact is asked of an invented episode whose text is the context."""
-    unknown: float = Field(default=0.03, ge=0, le=1)
+    unknown: float = Field(default=0.06, ge=0, le=1)
     """Questions about unknown entities, as a share of the questions without context."""
     summaries: float = Field(default=0, ge=0)
     """Times that each episode is told as a whole."""
