@@ -3,7 +3,8 @@
 ``FILE`` is in any form that ``rtm import`` reads (tau-bench runs, LoCoMo conversations, …); all of it becomes one
 namespace. Recall: of the questions about single episodes, in words that no training saw, the share whose episode is
 among the first ``k`` results. Distilling and asking go as a user's would, with fewer facts of each episode, so that a
-run takes minutes on two cores. Figures go to ``result.json`` under NAME; questions and answers are not repeated there.
+run takes minutes on two cores. ``--abstention 0`` leaves declining to routing, where the default gate would reject an
+adapter for what it does not decline by itself. Figures go to ``result.json`` under NAME; questions and answers are not repeated there.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import anyio
 
 from rag_tuned_memory import AsyncMemory
 from rag_tuned_memory.distil.gather import Selection, select
-from rag_tuned_memory.distil.recipe import Recipe
+from rag_tuned_memory.distil.recipe import Gate, Recipe
 from rag_tuned_memory.evaluation.arms import ArmsLimits, evaluate_arms
 from rag_tuned_memory.evaluation.questions import KINDS, Question, questions_for
 from rag_tuned_memory.evaluation.results import ARMS
@@ -40,9 +41,11 @@ def main() -> None:
     parser.add_argument("file", type=Path)
     parser.add_argument("--local-facts", type=int, default=1, help="of each episode")
     parser.add_argument("--per-kind", type=int, default=20, help="questions of each kind for the arms")
+    parser.add_argument("--abstention", type=float, help="least share that the adapter alone declines; the gate's own")
     parser.add_argument("--home", type=Path, help="where store and adapters are put; a temporary folder by default")
     given = parser.parse_args()
-    recipe = Recipe(local_facts=given.local_facts)
+    gate = Gate() if given.abstention is None else Gate(abstention=given.abstention)
+    recipe = Recipe(local_facts=given.local_facts, gate=gate)
     with tempfile.TemporaryDirectory() as scratch:
         found = anyio.run(whole_loop, given.file, given.home or Path(scratch), recipe, given.per_kind)
     kept = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {}

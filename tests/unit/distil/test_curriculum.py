@@ -47,28 +47,16 @@ def test_known_facts_are_mostly_passed_over_and_the_others_never() -> None:
     assert lessons.passed_over == 40 * FACTS - 80 - sum(easy)
 
 
-def with_unknown() -> Curriculum:
+def test_declining_is_learnt_once_most_facts_are_known() -> None:
     unknown = [Item(Tokenised.of([100, n], [], 9), declines=True) for n in range(40)]
     mixed = [item for pair in zip(items(40)[:400], unknown * 10, strict=True) for item in pair]
-    return Curriculum(mixed, batch_tokens=20, budget=100_000)
-
-
-def test_declining_is_learnt_once_most_facts_are_known() -> None:
-    rows = play(with_unknown())
+    hard = frozenset(f"fact {n}" for n in range(FACTS // 2 + 1))
+    rows = play(Curriculum(mixed, batch_tokens=20, budget=100_000), hard=hard)
+    assert times_asked(rows, 100) == 0
+    rows = play(Curriculum(mixed, batch_tokens=20, budget=100_000))
     first = next(n for n, row in enumerate(rows) if 100 in row.ids)
     assert len({row.ids[0] for row in rows[:first]}) > 2
     assert times_asked(rows, 100) > 20
-
-
-def test_declining_is_learnt_at_last_where_facts_stay_hard() -> None:
-    hard = frozenset(f"fact {n}" for n in range(FACTS // 2 + 1))
-    lessons = with_unknown()
-    early: list[Row] = []
-    while lessons.progress < 0.65:
-        early += play(lessons, hard=hard, rows=1)
-    late = play(lessons, hard=hard)
-    assert times_asked(early, 100) == 0
-    assert times_asked(late, 100) > 20
 
 
 def test_a_fact_that_was_forgotten_is_asked_every_time_again() -> None:
