@@ -4,7 +4,8 @@
 namespace. Recall: of the questions about single episodes, in words that no training saw, the share whose episode is
 among the first ``k`` results. Distilling and asking go as a user's would, with fewer facts of each episode, so that a
 run takes minutes on two cores. ``--abstention 0`` leaves declining to routing, where the default gate would reject an
-adapter for what it does not decline by itself. Figures go to ``result.json`` under NAME; questions and answers are not repeated there.
+adapter for what it does not decline by itself. Figures go to ``result.json`` under NAME; questions and answers are not
+repeated there.
 """
 
 from __future__ import annotations
