@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import tempfile
 import time
@@ -94,7 +95,7 @@ async def whole_loop(file: Path, home: Path, recipe: Recipe, per_kind: int) -> d
         "distil": {
             "accepted": accepted,
             "summary": report.decision.summary,
-            "metrics": report.evaluation.metrics,
+            "metrics": {name: None if math.isnan(one) else one for name, one in report.evaluation.metrics.items()},
             "train": report.manifest.train.model_dump(mode="json"),
             "recipe": recipe.model_dump(mode="json", exclude_defaults=True),
         },

@@ -196,10 +196,11 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=100)
     parser.add_argument("--limit", type=int, default=50)
     parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--database", default="recall_100k.db")
+    parser.add_argument("--database", default="build/recall_100k.db")
     parser.add_argument("--out", default=str(Path(__file__).with_name("result.json")))
     arguments = parser.parse_args()
     database = Path(arguments.database)
+    database.parent.mkdir(parents=True, exist_ok=True)
     for suffix in ("", "-wal", "-shm"):
         Path(f"{database}{suffix}").unlink(missing_ok=True)
     result = anyio.run(run, arguments)
