@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from weaviate_server import HOW, Server, server
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -22,6 +25,15 @@ def recorded_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no recorded data in {folder}: set RTM_TEST_DATA to the folder that holds it")
     return folder
+
+
+@pytest.fixture(scope="session")
+def weaviate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A real Weaviate server."""
+    for one in server(tmp_path_factory.mktemp("weaviate")):
+        if one is None:
+            pytest.skip(HOW)
+        yield one
 
 
 @pytest.fixture(scope="session")

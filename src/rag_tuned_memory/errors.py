@@ -18,6 +18,8 @@ The tree, one line a class:
     │   ├── StoreFull                       no space left on the device
     │   ├── StoreBusy                       another process held the write lock for too long
     │   ├── StoreTooNew                     written by a newer version of this package
+    │   ├── StoreTooOld                     the server's version lacks what is needed
+    │   ├── StoreUnavailable                the server cannot be reached, or did not answer in time
     │   └── EmbedderMismatch                vectors were made by another embedder
     ├── ModelError
     │   ├── ModelNotPulled                  the weights are not on this machine
@@ -133,6 +135,14 @@ class StoreBusy(StoreError):
 
 class StoreTooNew(StoreError):
     """The file was written by a newer version of this package."""
+
+
+class StoreTooOld(StoreError):
+    """The server's version lacks what this package needs."""
+
+
+class StoreUnavailable(StoreError):
+    """The server cannot be reached, or did not answer within the deadline."""
 
 
 class EmbedderMismatch(StoreError):

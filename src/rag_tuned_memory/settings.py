@@ -20,7 +20,9 @@ class Settings(BaseSettings):
     cache: Path = Field(default_factory=lambda: Path.home() / ".cache" / "rag-tuned-memory")
     """Models that can be pulled again."""
     store: str = ""
-    """The episode store's URL; empty means ``sqlite:///<home>/memory.db``."""
+    """The episode store's URL; empty means ``sqlite:///<home>/memory.db``. ``weaviate://host:8080?grpc=50051`` is a
+    Weaviate server."""
+    weaviate_api_key: str | None = Field(default=None, repr=False)
     model: str = "SmolLM2-135M-Instruct"
     """The base model: a name that ``rtm pull`` knows, or a folder."""
     embedder: str = "all-MiniLM-L6-v2"

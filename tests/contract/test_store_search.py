@@ -87,9 +87,9 @@ async def test_a_query_that_is_no_utf8_is_refused(store: EpisodeStore) -> None:
         await store.mentions("alice", "a \ud800")
 
 
-async def test_rarer_words_weigh_more_and_words_of_most_passages_are_left_out(store: EpisodeStore) -> None:
+async def test_rarer_words_weigh_more_and_common_ones_are_found_alone(store: EpisodeStore) -> None:
     await fill(store, "the disk of orion", "the disk of vega", "the fan of vega", "the rack of vega")
-    assert await texts_found(store, "the disk of orion") == ["the disk of orion", "the disk of vega"]
+    assert (await texts_found(store, "the disk of orion"))[:2] == ["the disk of orion", "the disk of vega"]
     assert set(await texts_found(store, "the")) == {
         "the disk of orion",
         "the disk of vega",

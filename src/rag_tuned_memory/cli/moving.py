@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import anyio
 import typer
 
 from rag_tuned_memory.cli.options import Json, Namespace, Since, Source, Success, Tool, Until, filter_of, open_memory
@@ -13,6 +14,10 @@ from rag_tuned_memory.cli.output import console, one_line, print_json
 from rag_tuned_memory.errors import InvalidInput
 from rag_tuned_memory.formats import IMPORTERS, detect_format, dump_jsonl, write_jsonl
 from rag_tuned_memory.memory import RecordReceipt
+from rag_tuned_memory.memory.wiring import load_settings
+from rag_tuned_memory.store import open_store
+from rag_tuned_memory.store.migrating import Migrated, OnMoved
+from rag_tuned_memory.store.migrating import migrate as copy_namespace
 
 Format = Literal["auto", "openai", "tau-bench", "locomo", "jsonl"]
 _IMPORTERS = {"openai": "openai-chat", "tau-bench": "openai-chat", "locomo": "locomo", "jsonl": "jsonl"}
@@ -97,7 +102,6 @@ def pull(
     """Bring a model's weights onto this machine, once."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from rag_tuned_memory.memory.wiring import load_settings
     from rag_tuned_memory.models import pull as pull_model
     from rag_tuned_memory.models import read_info
 
@@ -114,6 +118,45 @@ def pull(
         print_json({"model": info.name, "revision": info.revision, "source": info.source, "path": str(folder)})
     else:
         console().print(f"{info.name} lies in {folder} (from {info.source})", soft_wrap=True)
+
+
+def migrate(
+    source: Annotated[str, typer.Argument(help="URL of the store to read, for example sqlite:///memory.db.")],
+    target: Annotated[str, typer.Argument(help="URL of the store to write, for example weaviate://localhost:8080.")],
+    namespace: Annotated[
+        list[str] | None, typer.Option("--namespace", "-n", help="Only this one; may be given again. All by default.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Copy episodes with their vectors into another store, and compare both. Interrupted, run it again."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console(stderr=True), disable=json or not sys.stderr.isatty()) as bars:
+        task = bars.add_task("", total=None)
+
+        def show(name: str, done: int, total: int) -> None:
+            bars.update(task, description=one_line(name), completed=done, total=total)
+
+        moved = anyio.run(_migrate, source, target, namespace, show)
+    if json:
+        print_json({"namespaces": moved})
+        return
+    for one in moved:
+        console().print(
+            f"{one.namespace}: {one.moved} trajectories moved, {one.unchanged} were there already, all equal"
+        )
+
+
+async def _migrate(source: str, target: str, namespaces: list[str] | None, show: OnMoved) -> list[Migrated]:
+    key = load_settings().weaviate_api_key
+    one, other = open_store(source, api_key=key), open_store(target, api_key=key)
+    try:
+        wanted = namespaces or await one.namespaces()
+        return [await copy_namespace(one, other, name, progress=show) for name in wanted]
+    finally:
+        await one.close()
+        await other.close()
 
 
 class _Counter:
@@ -136,4 +179,4 @@ class _Counter:
             self._status.update(f"{done} trajectories, {skipped} skipped")
 
 
-COMMANDS = (import_, export, pull)
+COMMANDS = (import_, export, migrate, pull)

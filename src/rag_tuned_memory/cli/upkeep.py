@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import anyio
+import typer
 
 from rag_tuned_memory.cli.options import Json, Namespace, open_memory
 from rag_tuned_memory.cli.output import console, one_line, print_json
@@ -12,14 +14,21 @@ from rag_tuned_memory.memory.health import Finding, check_health
 from rag_tuned_memory.memory.wiring import Parts
 
 
-def doctor(json: Json = False) -> int:
+def doctor(
+    mend: Annotated[
+        bool, typer.Option("--mend", help="First remove what killed writes have left in the store.")
+    ] = False,
+    json: Json = False,
+) -> int:
     """Look for what is wrong with store, models, adapters and machine; each problem comes with its remedy."""
-    findings = anyio.run(_check)
+    mended, findings = anyio.run(_check, mend)
     problems = sum(not one.ok for one in findings)
     if json:
-        print_json({"ok": not problems, "findings": findings})
+        print_json({"ok": not problems, "mended": mended, "findings": findings})
         return int(problems > 0)
     out = console()
+    for done in mended:
+        out.print(f"mended  {one_line(done)}", soft_wrap=True)
     for one in findings:
         out.print("ok      " if one.ok else "PROBLEM ", style="green" if one.ok else "bold red", end="")
         out.print(f"{one.subject}: {one_line(one.detail)}", soft_wrap=True)
@@ -27,10 +36,11 @@ def doctor(json: Json = False) -> int:
     return int(problems > 0)
 
 
-async def _check() -> list[Finding]:
+async def _check(mend: bool) -> tuple[list[str], list[Finding]]:
     parts = Parts()
     try:
-        return await check_health(parts)
+        mended = await parts.store().mend() if mend else []
+        return mended, await check_health(parts)
     finally:
         await parts.close()
 

@@ -85,7 +85,7 @@ class Parts:
         """The episode store. Raises InvalidInput for a URL of no known kind."""
         with self._lock:
             if self._store is None:
-                self._store = open_store(self.settings.store_url)
+                self._store = open_store(self.settings.store_url, api_key=self.settings.weaviate_api_key)
                 self.owned.append(self._store)
             return self._store
 

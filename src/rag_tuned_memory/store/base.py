@@ -140,11 +140,14 @@ class EpisodeStore(Protocol):
         passages: Sequence[Passage],
         vectors: Vectors,
         embedder: EmbedderIdentity,
+        *,
+        after: int = 0,
     ) -> bool:
         """Write a trajectory and its passages; ``vectors[i]`` belongs to ``passages[i]``.
 
         Returns whether anything changed: False when the same content is already there. Other content under the same
-        id replaces the trajectory and all its passages.
+        id replaces the trajectory and all its passages. Its sequence is greater than ``after``, so that what is moved
+        from another store keeps its place.
 
         Raises:
             InvalidVector: NaN, infinity or another shape.
@@ -172,6 +175,10 @@ class EpisodeStore(Protocol):
 
     async def passages(self, namespace: str, trajectory_id: str) -> list[Passage]:
         """All passages of one trajectory in reading order; empty when there is none."""
+        ...
+
+    async def projection(self, namespace: str, trajectory_id: str) -> Projection:
+        """All passages of one trajectory in reading order, with their vectors. Raises TrajectoryNotFound."""
         ...
 
     async def candidates_at(
@@ -224,6 +231,10 @@ class EpisodeStore(Protocol):
 
     async def check(self) -> list[str]:
         """Problems found, each a sentence with its remedy; empty when all is well."""
+        ...
+
+    async def mend(self) -> list[str]:
+        """Remove what writes that were killed have left behind; says what was done, a sentence each."""
         ...
 
     async def close(self) -> None: ...

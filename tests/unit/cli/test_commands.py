@@ -16,7 +16,7 @@ from rag_tuned_memory.serving.scripted import ScriptedBackend
 from served_adapter import register
 
 COMMANDS = {"import", "export", "pull", "record", "feedback", "forget", "stats", "recall", "ask", "distil", "worker"}
-COMMANDS |= {"doctor", "reindex", "adapters", "eval"}
+COMMANDS |= {"doctor", "reindex", "migrate", "adapters", "eval"}
 OPS = ("-n", "ops")
 
 
@@ -178,6 +178,22 @@ def test_export_and_import(rtm: Any, tmp_path: Path) -> None:
     assert rtm("export", "-n", "copy").out == rtm("export", *OPS).out == file.read_text()
 
 
+def test_migrate(rtm: Any, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record(rtm, 1)
+    record(rtm, 2, namespace="other")
+    here, there = f"sqlite:///{home / 'memory.db'}", f"sqlite:///{tmp_path / 'copy.db'}"
+    moved = {"namespace": "ops", "moved": 1, "unchanged": 0}
+    assert rtm("migrate", here, there, *OPS, "--json").json == {"namespaces": [moved]}
+    assert rtm("migrate", here, there).out == (
+        "ops: 0 trajectories moved, 1 were there already, all equal\n"
+        "other: 1 trajectories moved, 0 were there already, all equal\n"
+    )
+    exported = rtm("export", *OPS).out
+    monkeypatch.setenv("RTM_STORE", there)
+    assert rtm("export", *OPS).out == exported
+    assert rtm("migrate", "sqlite:///x.db", "postgres://y").error.startswith("store (RTM_STORE): no store has the URL")
+
+
 def test_import_stops_at_a_bad_line_or_skips_it(rtm: Any, tmp_path: Path) -> None:
     file = tmp_path / "h.jsonl"
     good = [json.dumps(episode(n)) for n in (1, 2, 3)]
@@ -264,6 +280,7 @@ def test_doctor(rtm: Any, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert "Run: rtm pull SmolLM2-135M-Instruct" in rtm("doctor").out
     monkeypatch.setenv("RTM_MODEL", str(tiny_model))
     assert rtm("doctor").status == 0
+    assert rtm("doctor", "--mend", "--json").json["mended"] == []
 
 
 def test_reindex(rtm: Any) -> None:

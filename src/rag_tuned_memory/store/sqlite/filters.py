@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from rag_tuned_memory.store.base import Filter
-from rag_tuned_memory.store.sqlite.rows import microseconds
+from rag_tuned_memory.store.values import microseconds
 
 Conditions = tuple[str, dict[str, Any]]
 """SQL that begins with `` AND`` (or is empty), and its named parameters."""

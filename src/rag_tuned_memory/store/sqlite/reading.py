@@ -7,14 +7,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import apsw
+import numpy as np
 from pydantic import ValidationError
 
 from rag_tuned_memory.embedding.base import EmbedderIdentity
 from rag_tuned_memory.errors import TrajectoryNotFound
-from rag_tuned_memory.store.base import Filter, Heading, Passage, StoredTrajectory, StoreStats
+from rag_tuned_memory.store.base import Filter, Heading, Passage, Projection, StoredTrajectory, StoreStats
 from rag_tuned_memory.store.sqlite import filters
 from rag_tuned_memory.store.sqlite.failures import corrupt
-from rag_tuned_memory.store.sqlite.rows import PASSAGE_COLUMNS, moment, passage, rows, value
+from rag_tuned_memory.store.sqlite.rows import PASSAGE_COLUMNS, passage, rows, value
+from rag_tuned_memory.store.values import moment
 from rag_tuned_memory.trajectory import Outcome, StepKind, Trajectory, describe
 
 _COLUMNS = "t.name, t.json, t.sequence, t.recorded_at, t.content_hash"
@@ -76,6 +78,28 @@ def passages(db: apsw.Connection, namespace: str, trajectory_id: str) -> list[Pa
         (namespace, trajectory_id),
     )
     return [passage(trajectory_id, row) for row in found]
+
+
+def projection(db: apsw.Connection, path: str, namespace: str, trajectory_id: str) -> Projection:
+    """All passages of one trajectory in reading order, with their vectors. Raises TrajectoryNotFound."""
+    content_hash = get(db, path, namespace, trajectory_id).content_hash
+    identity = embedder(db, namespace)
+    found = list(
+        rows(
+            db,
+            f"SELECT v.vector, {PASSAGE_COLUMNS} FROM passages p JOIN trajectories t ON t.id = p.trajectory"
+            " JOIN namespaces n ON n.id = t.namespace JOIN vectors v ON v.passage = p.id"
+            " WHERE n.name = ? AND t.name = ? ORDER BY p.step, p.chunk",
+            (namespace, trajectory_id),
+        )
+    )
+    vectors = np.frombuffer(b"".join(row[0] for row in found), dtype="<f4")
+    return Projection(
+        trajectory_id,
+        content_hash,
+        [passage(trajectory_id, columns) for _, *columns in found],
+        vectors.reshape(len(found), identity.dimension if identity else 0),
+    )
 
 
 def headings(db: apsw.Connection, path: str, namespace: str, trajectory_ids: Sequence[str]) -> dict[str, Heading]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import apsw
@@ -12,26 +11,14 @@ from numpy.typing import NDArray
 
 from rag_tuned_memory.embedding.base import Vectors
 from rag_tuned_memory.store.base import Passage
+from rag_tuned_memory.store.values import microseconds, moment
 from rag_tuned_memory.trajectory import StepKind
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 
 Values = Sequence[Any] | Mapping[str, Any]
 """Parameters of an SQL statement."""
 
 PASSAGE_COLUMNS = "p.step, p.chunk, p.time, p.tool, p.kind, p.actor, p.ref, p.text, p.indexed"
 """The columns that ``passage`` reads, for a query that calls the table ``p``."""
-
-
-def microseconds(time: datetime | None) -> int | None:
-    """Microseconds since 1970, which compare and store exactly."""
-    return None if time is None else (time - _EPOCH) // _MICROSECOND
-
-
-def moment(value: int | None) -> datetime | None:
-    """The inverse of ``microseconds``, in UTC."""
-    return None if value is None else _EPOCH + value * _MICROSECOND
 
 
 def passage(trajectory_id: str, columns: Sequence[Any]) -> Passage:
@@ -64,12 +51,6 @@ def passage_columns(value: Passage) -> tuple[Any, ...]:
         value.text,
         value.indexed,
     )
-
-
-def unit(vectors: Vectors) -> Vectors:
-    """Rows of length 1, so that a dot product is the cosine; a row of zeros stays."""
-    lengths = np.linalg.norm(vectors.astype(np.float64), axis=-1, keepdims=True)
-    return (vectors / np.where(lengths == 0, 1, lengths)).astype("<f4")
 
 
 def signatures(vectors: Vectors) -> NDArray[np.uint8]:

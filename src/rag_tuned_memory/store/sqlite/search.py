@@ -22,8 +22,9 @@ from rag_tuned_memory.errors import InvalidInput
 from rag_tuned_memory.store.base import Candidate, Filter
 from rag_tuned_memory.store.sqlite import filters
 from rag_tuned_memory.store.sqlite.migrations import text_index
-from rag_tuned_memory.store.sqlite.query_terms import phrase_pattern, query_terms, quoted
-from rag_tuned_memory.store.sqlite.rows import PASSAGE_COLUMNS, passage, rows, signatures, unit, value
+from rag_tuned_memory.store.sqlite.rows import PASSAGE_COLUMNS, passage, rows, signatures, value
+from rag_tuned_memory.store.terms import phrase_pattern, query_terms
+from rag_tuned_memory.store.values import unit
 
 EXACT_PASSAGES = 4096
 """Up to so many passages are scored exactly; reading their vectors takes about 5 ms."""
@@ -221,6 +222,11 @@ def _telling_terms(db: apsw.Connection, index: str, terms: list[str]) -> list[st
         return kept
     whole = [(_count(db, matching, sys.maxsize, match=quoted(term)), term) for _, term in found]
     return [min(whole)[1]]
+
+
+def quoted(term: str) -> str:
+    """``term`` as one FTS5 string, never FTS5 syntax: its words must follow each other."""
+    return '"' + term.replace('"', '""').replace("\0", " ") + '"'
 
 
 def _count(db: apsw.Connection, query: str, most: int, **values: Any) -> int:

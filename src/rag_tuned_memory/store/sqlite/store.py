@@ -64,10 +64,12 @@ class SqliteStore:
         passages: Sequence[Passage],
         vectors: Vectors,
         embedder: EmbedderIdentity,
+        *,
+        after: int = 0,
     ) -> bool:
         """Write a trajectory and its passages in one transaction; see ``EpisodeStore.put``."""
         record = await anyio.to_thread.run_sync(writing.prepare, trajectory, passages, vectors, embedder)
-        return await self._write(lambda db: writing.put(db, record, self.path))
+        return await self._write(lambda db: writing.put(db, record, self.path, after=after))
 
     async def get(self, namespace: str, trajectory_id: str) -> StoredTrajectory:
         """Raises TrajectoryNotFound."""
@@ -109,6 +111,11 @@ class SqliteStore:
         """All passages of one trajectory in reading order; empty when there is none."""
         validate_namespace(namespace)
         return await self._read(lambda db: reading.passages(db, namespace, trajectory_id))
+
+    async def projection(self, namespace: str, trajectory_id: str) -> Projection:
+        """All passages of one trajectory with their vectors. Raises TrajectoryNotFound."""
+        validate_namespace(namespace)
+        return await self._read(lambda db: reading.projection(db, self.path, namespace, trajectory_id))
 
     async def candidates_at(
         self, namespace: str, keys: Sequence[tuple[str, int, int]], vector: Vectors
@@ -182,6 +189,10 @@ class SqliteStore:
             return await self._write(lambda db: list(integrity.problems(db, self.path)))
         except StoreCorrupt as error:
             return [str(error)]
+
+    async def mend(self) -> list[str]:
+        """Nothing: a write is a transaction, and a killed one leaves nothing behind."""
+        return []
 
     async def close(self) -> None:
         """Close the file once running calls are done; closing twice is allowed."""

@@ -10,19 +10,18 @@ from typing import Any
 
 import apsw
 
-from rag_tuned_memory.embedding.base import EmbedderIdentity, Vectors, checked
-from rag_tuned_memory.errors import EmbedderMismatch, InvalidInput
+from rag_tuned_memory.embedding.base import EmbedderIdentity, Vectors
 from rag_tuned_memory.store.base import Passage
+from rag_tuned_memory.store.checks import checked_passages, mismatch
 from rag_tuned_memory.store.sqlite.migrations import create_text_index, text_index
 from rag_tuned_memory.store.sqlite.rows import (
     PASSAGE_COLUMNS,
-    microseconds,
     passage_columns,
     rows,
     signatures,
-    unit,
     value,
 )
+from rag_tuned_memory.store.values import microseconds
 from rag_tuned_memory.trajectory import Trajectory
 
 _Columns = tuple[Any, ...]
@@ -62,29 +61,12 @@ def encoded(
     trajectory_id: str, passages: Sequence[Passage], vectors: Vectors, embedder: EmbedderIdentity
 ) -> dict[_Columns, tuple[bytes, bytes]]:
     """The columns of each passage, with its vector and signature. Raises as ``prepare`` does."""
-    array = unit(checked(vectors, rows=len(passages), dimension=embedder.dimension))
-    keys = set()
-    for number, one in enumerate(passages):
-        place = f"passage {number} of trajectory {trajectory_id}"
-        if one.trajectory_id != trajectory_id:
-            raise InvalidInput(f"it belongs to trajectory {one.trajectory_id}", place=place)
-        if one.key in keys:
-            raise InvalidInput(f"a second passage has step {one.step} and chunk {one.chunk}", place=place)
-        keys.add(one.key)
-        _check_text(one, place)
+    array = checked_passages(trajectory_id, passages, vectors, embedder)
     blobs = zip((row.tobytes() for row in array), (row.tobytes() for row in signatures(array)), strict=True)
     return dict(zip(map(passage_columns, passages), blobs, strict=True))
 
 
-def _check_text(passage: Passage, place: str) -> None:
-    for name in ("text", "indexed", "actor", "tool", "ref"):
-        try:
-            (getattr(passage, name) or "").encode()
-        except UnicodeEncodeError as error:
-            raise InvalidInput(f"{name} is not valid UTF-8 at character {error.start}", place=place) from None
-
-
-def put(db: apsw.Connection, record: Record, path: str) -> bool:
+def put(db: apsw.Connection, record: Record, path: str, *, after: int = 0) -> bool:
     """Write a record; returns whether anything changed.
 
     Raises:
@@ -98,7 +80,7 @@ def put(db: apsw.Connection, record: Record, path: str) -> bool:
     )
     if stored and stored[1] == record.content_hash:
         return False
-    trajectory = _write_trajectory(db, namespace, record)
+    trajectory = _write_trajectory(db, namespace, record, after)
     write_passages(db, namespace, trajectory, record.passages)
     return True
 
@@ -116,21 +98,17 @@ def _namespace(db: apsw.Connection, name: str, embedder: EmbedderIdentity, path:
         return number
     if value(db, "SELECT EXISTS (SELECT 1 FROM passages WHERE namespace = ?)", (number,)):
         have = EmbedderIdentity.model_validate_json(stored)
-        raise EmbedderMismatch(
-            f"namespace {name!r} holds vectors of [{_describe(have)}], these are of [{_describe(embedder)}]",
-            place=path,
-            remedy="Use the first embedder, or rebuild the vectors with the second: `rtm reindex`.",
-        )
+        raise mismatch(name, have, embedder, path)
     db.execute("UPDATE namespaces SET embedder = ? WHERE id = ?", (wanted, number))
     return number
 
 
-def _describe(identity: EmbedderIdentity) -> str:
-    return f"{identity.model}, revision {identity.revision}, dimension {identity.dimension}, prefix {identity.prefix!r}"
-
-
-def _write_trajectory(db: apsw.Connection, namespace: int, record: Record) -> int:
-    sequence = value(db, "UPDATE namespaces SET sequence = sequence + 1 WHERE id = ? RETURNING sequence", (namespace,))
+def _write_trajectory(db: apsw.Connection, namespace: int, record: Record, after: int) -> int:
+    sequence = value(
+        db,
+        "UPDATE namespaces SET sequence = max(sequence, ?) + 1 WHERE id = ? RETURNING sequence",
+        (after, namespace),
+    )
     success = record.trajectory.outcome.success
     columns = {
         "namespace": namespace,

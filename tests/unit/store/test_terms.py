@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from rag_tuned_memory.store.sqlite.query_terms import MOST_TERMS, phrase_pattern, query_terms, quoted
+from rag_tuned_memory.store.sqlite.search import quoted
+from rag_tuned_memory.store.terms import MOST_TERMS, phrase_pattern, query_terms
 
 
 @pytest.mark.parametrize(
