@@ -39,7 +39,7 @@ from rag_tuned_memory.trajectory import Outcome, Step, StepKind, Trajectory
 HERE = Path(__file__).parent
 NAMESPACE = "benchmark"
 STEPS = 50
-WRITERS = 2
+WRITERS = 4
 LIMIT = 50
 
 
@@ -69,6 +69,8 @@ async def compare(given: argparse.Namespace, passages: int) -> dict[str, Any]:
     prefix = f"RtmBench{passages}"
     ours, bare = f"{prefix}Ours", f"{prefix}Bare"
     clean(given.url, prefix)
+    for one in episodes:  # the stems of this made-up language, once for all that use them
+        passages_sent(*one, "")
     found: dict[str, Any] = {"sqlite": {}, "weaviate": {}, "bare client": {}}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "memory.db"

@@ -7,8 +7,9 @@ a write has left behind (a version that was replaced, or never finished) is told
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -34,13 +35,15 @@ _MOST_TIES = 1000
 
 @dataclass(frozen=True, slots=True)
 class _Hit:
-    """A passage that a search found; ``score`` is that search's own, the higher the better."""
-
     passage: Passage
     generation: str
-    vector: Vectors
-    score: float
-    bm25: float | None = None
+    cosine: float
+    bm25: float | None
+
+    @property
+    def score(self) -> float:
+        """By which its search ranked it."""
+        return self.cosine if self.bm25 is None else self.bm25
 
 
 async def candidates(
@@ -63,14 +66,16 @@ async def candidates(
         return []
     source = connection.passages(connection.passage_collection(identity), namespace)
     condition = filters.all_of(filters.of_both(where))
-    by_vector, by_text = await asyncio.gather(
-        _current(connection, namespace, lambda most: _nearest(source, query, condition, most), limit),
-        _current(connection, namespace, lambda most: _best_texts(source, terms, condition, most), limit),
-    )
-    found = {hit.passage.key: hit for hit in [*by_vector, *by_text]}
-    scored = [
-        Candidate(hit.passage, dense=float(np.clip(hit.vector @ query, -1, 1)), bm25=hit.bm25) for hit in found.values()
-    ]
+    by_vector = _Ranked(limit, partial(_nearest, source, query, condition))
+    by_text = _Ranked(limit, partial(_best_texts, source, terms, query, condition))
+    while not (by_vector.done and by_text.done):
+        await asyncio.gather(by_vector.search(), by_text.search())
+        hits = [*by_vector.hits, *by_text.hits]
+        current = await generations(connection, namespace, {hit.passage.trajectory_id for hit in hits})
+        by_vector.keep(current)
+        by_text.keep(current)
+    found = {hit.passage.key: hit for hit in [*by_vector.best, *by_text.best]}
+    scored = [Candidate(hit.passage, dense=hit.cosine, bm25=hit.bm25) for hit in found.values()]
     return sorted(scored, key=lambda one: (-(one.dense or 0.0), one.passage.key))
 
 
@@ -89,9 +94,9 @@ async def candidates_at(
     current = await generations(connection, namespace, [one for one, _, _ in keys])
     ids = [object_id("passage", one, current[one], step, chunk) for one, step, chunk in set(keys) if one in current]
     source = connection.passages(connection.passage_collection(identity), namespace)
-    hits = [_hit(one) for one in await by_ids(source, ids, _PASSAGE, vectors=True)]
-    found = [Candidate(hit.passage, dense=float(np.clip(hit.vector @ query, -1, 1)), bm25=None) for hit in hits]
-    return sorted(found, key=lambda one: one.passage.key)
+    found = await by_ids(source, ids, _PASSAGE, vectors=True)
+    scored = [Candidate(objects.passage(one.properties), dense=_cosine(one, query), bm25=None) for one in found]
+    return sorted(scored, key=lambda one: one.passage.key)
 
 
 async def mentions(connection: Connection, namespace: str, phrase: str) -> int:
@@ -114,27 +119,35 @@ async def mentions(connection: Connection, namespace: str, phrase: str) -> int:
     return len({one["trajectory_id"] for one in told if current.get(one["trajectory_id"]) == one["generation"]})
 
 
-async def _current(
-    connection: Connection, namespace: str, search: Callable[[int], Awaitable[list[_Hit]]], limit: int
-) -> list[_Hit]:
-    """The best ``limit`` hits that count, among equal ones those with the least keys.
+class _Ranked:
+    """The best ``limit`` hits of one search that count, among equal ones those with the least keys.
 
     More are asked for where some do not count, or where the last ones are equal: the server's choice among these would
     be by chance.
     """
-    most = min(limit + 1, MOST)
-    while True:
-        hits = await search(most)
-        current = await generations(connection, namespace, _trajectories(hits))
-        kept = [hit for hit in hits if current.get(hit.passage.trajectory_id) == hit.generation]
-        tied = len(kept) > limit and kept[limit - 1].score == kept[-1].score
-        if len(hits) < most or most >= min(limit + _MOST_TIES, MOST) or (len(kept) > limit and not tied):
-            return sorted(kept, key=lambda hit: (-hit.score, hit.passage.key))[:limit]
-        most = min(2 * most, limit + _MOST_TIES, MOST)
 
+    def __init__(self, limit: int, search: Callable[[int], Awaitable[list[_Hit]]]) -> None:
+        self._limit, self._search = limit, search
+        self._most = min(limit + 1, MOST)
+        self.hits: list[_Hit] = []
+        """What the server found; ``best`` is what counts of it."""
+        self.best: list[_Hit] = []
+        self.done = False
 
-def _trajectories(hits: Iterable[_Hit]) -> set[str]:
-    return {hit.passage.trajectory_id for hit in hits}
+    async def search(self) -> None:
+        """Ask the server, unless it has given enough."""
+        if not self.done:
+            self.hits = await self._search(self._most)
+
+    def keep(self, current: Mapping[str, str]) -> None:
+        """Take the hits of current generations; see whether they are enough."""
+        kept = [hit for hit in self.hits if current.get(hit.passage.trajectory_id) == hit.generation]
+        kept.sort(key=lambda hit: (-hit.score, hit.passage.key))
+        self.best = kept[: self._limit]
+        bound = min(self._limit + _MOST_TIES, MOST)
+        told_apart = len(kept) > self._limit and kept[self._limit - 1].score > kept[-1].score
+        self.done = len(self.hits) < self._most or self._most >= bound or told_apart
+        self._most = min(2 * self._most, bound)
 
 
 async def _nearest(source: Objects, vector: Vectors, where: Any, limit: int) -> list[_Hit]:
@@ -143,14 +156,13 @@ async def _nearest(source: Objects, vector: Vectors, where: Any, limit: int) -> 
         target_vector=VECTOR,
         limit=limit,
         filters=where,
-        include_vector=[VECTOR],
         return_properties=_PASSAGE,
         return_metadata=MetadataQuery(distance=True),
     )
-    return [_hit(one, -one.metadata.distance) for one in await _found(answer)]
+    return [_hit(one, _clipped(1 - one.metadata.distance)) for one in await _found(answer)]
 
 
-async def _best_texts(source: Objects, terms: Sequence[str], where: Any, limit: int) -> list[_Hit]:
+async def _best_texts(source: Objects, terms: Sequence[str], vector: Vectors, where: Any, limit: int) -> list[_Hit]:
     if not terms:
         return []
     answer = source.query.bm25(
@@ -162,7 +174,7 @@ async def _best_texts(source: Objects, terms: Sequence[str], where: Any, limit: 
         return_properties=_PASSAGE,
         return_metadata=MetadataQuery(score=True),
     )
-    return [_hit(one, one.metadata.score, bm25=one.metadata.score) for one in await _found(answer)]
+    return [_hit(one, _cosine(one, vector), one.metadata.score) for one in await _found(answer)]
 
 
 async def _found(answer: Awaitable[Any]) -> list[Any]:
@@ -170,6 +182,15 @@ async def _found(answer: Awaitable[Any]) -> list[Any]:
     return [] if found is None else list(found.objects)
 
 
-def _hit(one: Any, score: float = 0.0, *, bm25: float | None = None) -> _Hit:
-    vector = np.asarray(one.vector[VECTOR], dtype=np.float32)
-    return _Hit(objects.passage(one.properties), one.properties["generation"], vector, score, bm25)
+def _cosine(one: Any, vector: Vectors) -> float:
+    return _clipped(float(np.asarray(one.vector[VECTOR], dtype=np.float32) @ vector))
+
+
+def _clipped(cosine: float) -> float:
+    """Within [-1, 1], which rounding may leave by a little."""
+    return max(-1.0, min(1.0, cosine))
+
+
+def _hit(one: Any, cosine: float, bm25: float | None = None) -> _Hit:
+    passage, generation = objects.passage(one.properties), one.properties["generation"]
+    return _Hit(passage, generation, cosine, bm25)
