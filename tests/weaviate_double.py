@@ -103,7 +103,12 @@ class Double(weaviate_pb2_grpc.WeaviateServicer):
             found = [one for one in found if words & set(str(one[1].get("terms", "")).split())]
         if request.sort_by:
             found.sort(key=lambda one: one[1][request.sort_by[0].path[0]])
-        return search_get_pb2.SearchReply(results=[_result(*one) for one in found[: request.limit or None]])
+        reply = search_get_pb2.SearchReply(results=[_result(*one) for one in found[: request.limit or None]])
+        if request.HasField("near_vector"):
+            for result, one in zip(reply.results, found, strict=False):
+                result.metadata.distance = 1 - float(np.frombuffer(one[2], dtype="<f4") @ query)
+                result.metadata.distance_present = True
+        return reply
 
     def _found(self, request: Any, context: grpc.ServicerContext) -> list[tuple[str, dict[str, Any], bytes]]:
         place = self._place(request, context)
