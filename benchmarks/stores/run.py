@@ -24,7 +24,6 @@ from typing import Any
 
 import anyio
 import httpx
-import weaviate
 from weaviate.classes.query import HybridFusion
 
 from rag_tuned_memory.embedding.base import EmbedderIdentity
@@ -32,6 +31,7 @@ from rag_tuned_memory.evaluation.stamp import code_hash, machine, versions
 from rag_tuned_memory.store import EpisodeStore, Passage, open_store
 from rag_tuned_memory.store.weaviate import Address, parse_address, schema
 from rag_tuned_memory.store.weaviate.analysis import searched_terms
+from rag_tuned_memory.store.weaviate.connection import new_client
 from rag_tuned_memory.store.weaviate.names import tenant
 from rag_tuned_memory.store.weaviate.writing import passages_sent
 from rag_tuned_memory.trajectory import Outcome, Step, StepKind, Trajectory
@@ -177,16 +177,7 @@ async def ask(
 async def bare_client(url: str, identity: EmbedderIdentity) -> AsyncIterator[Any]:
     """A collection of the store's schema for passages, and its tenant."""
     address = parse_address(url)
-    client = weaviate.use_async_with_custom(
-        http_host=address.host,
-        http_port=address.port,
-        http_secure=address.secure,
-        grpc_host=address.grpc_host,
-        grpc_port=address.grpc_port,
-        grpc_secure=address.secure,
-        skip_init_checks=True,
-    )
-    async with client:
+    async with new_client(address) as client:
         name = f"{address.prefix}Passages"
         await client.collections.create(name, **schema.passages(address, identity.model_dump_json()))
         yield client.collections.use(name).with_tenant(tenant(NAMESPACE))

@@ -26,7 +26,7 @@ from rag_tuned_memory.store.weaviate.names import embedder_digest, tenant
 T = TypeVar("T")
 
 OLDEST = (1, 36)
-"""Server versions before this cannot stream batches."""
+"""Server versions before this are not tried."""
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0
 
 Objects = CollectionAsync[Any, Any]
@@ -137,7 +137,7 @@ class Connection:
         async with self._connecting:
             if self._client is not None:
                 return
-            client = _new_client(self.address, self._key)
+            client = new_client(self.address, self._key)
             try:
                 await client.connect()
                 await self._check(client)
@@ -188,7 +188,8 @@ class Connection:
         self._collections.add(name)
 
 
-def _new_client(address: Address, key: str | None) -> weaviate.WeaviateAsyncClient:
+def new_client(address: Address, key: str | None = None) -> weaviate.WeaviateAsyncClient:
+    """A client of the server, not connected yet."""
     auth = Auth.api_key(key) if key else None
     timeout = Timeout(init=10, query=address.deadline, insert=address.deadline)
     config = AdditionalConfig(timeout=timeout)
