@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from uuid import UUID
 
 import grpc
 import numpy as np
@@ -151,7 +152,7 @@ def _meets(where: Any, name: str, properties: dict[str, Any]) -> bool:
 
 def _result(name: str, properties: dict[str, Any], vector: bytes) -> Any:
     fields = {key: _value(value) for key, value in properties.items()}
-    metadata = search_get_pb2.MetadataResult(id=name, score=1.0, score_present=True)
+    metadata = search_get_pb2.MetadataResult(id_as_bytes=UUID(name).bytes, score=1.0, score_present=True)
     if vector:
         metadata.vectors.append(
             base_pb2.Vectors(name="passage", vector_bytes=vector, type=base_pb2.Vectors.VECTOR_TYPE_SINGLE_FP32)

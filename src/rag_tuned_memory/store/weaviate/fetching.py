@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from typing import Any, TypeVar
 from uuid import UUID
 
+from weaviate.classes.query import Filter as On
 from weaviate.exceptions import WeaviateBaseError
 
 from rag_tuned_memory.store.weaviate.connection import Objects
@@ -40,6 +41,18 @@ async def by_ids(
             some, limit=len(some), return_properties=list(properties), include_vector=vectors
         )
         found += await _objects(answer)
+    return found
+
+
+async def with_any(source: Objects, name: str, values: Sequence[str]) -> set[UUID]:
+    """The ids of objects whose property has one of some values, of which few objects have the same."""
+    found: set[UUID] = set()
+    for start in range(0, len(values), _IDS):
+        condition = On.by_property(name).contains_any(list(values[start : start + _IDS]))
+        found |= {
+            one.uuid
+            for one in await _objects(source.query.fetch_objects(filters=condition, limit=MOST, return_properties=[]))
+        }
     return found
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from weaviate.classes.query import Filter as On
@@ -11,9 +12,11 @@ from weaviate.classes.query import Filter as On
 from rag_tuned_memory.embedding.base import EmbedderIdentity
 from rag_tuned_memory.store.weaviate.batch import Sent, write_all
 from rag_tuned_memory.store.weaviate.connection import Connection
-from rag_tuned_memory.store.weaviate.fetching import by_ids, or_empty
+from rag_tuned_memory.store.weaviate.fetching import by_ids, or_empty, with_any
 from rag_tuned_memory.store.weaviate.names import object_id
 
+Version = tuple[str, str]
+"""A trajectory's id and a generation of it."""
 _EMBEDDER = "embedder"
 
 
@@ -38,6 +41,21 @@ async def generations(connection: Connection, namespace: str, trajectory_ids: It
     """The generation whose passages count, by trajectory id. Passages of any other are what a write left behind."""
     found = await records(connection, namespace, trajectory_ids, ["generation"])
     return {name: properties["generation"] for name, properties in found.items()}
+
+
+async def current(connection: Connection, namespace: str, versions: Collection[Version]) -> set[Version]:
+    """Which of these versions count.
+
+    They are looked up by their generation, without properties: so the server need not read the raw records.
+    """
+    ids = Counter(trajectory_id for trajectory_id, _ in versions)
+    alone = {object_id("trajectory", name): (name, own) for name, own in versions if ids[name] == 1}
+    found = await with_any(connection.trajectories(namespace), "generation", [own for _, own in alone.values()])
+    counting = {alone[one] for one in found if one in alone}
+    doubtful = {version for version in versions if ids[version[0]] > 1}
+    if doubtful:
+        counting |= doubtful & set((await generations(connection, namespace, {name for name, _ in doubtful})).items())
+    return counting
 
 
 async def searched(connection: Connection, namespace: str) -> EmbedderIdentity | None:

@@ -7,7 +7,7 @@ a write has left behind (a version that was replaced, or never finished) is told
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -26,7 +26,7 @@ from rag_tuned_memory.store.weaviate.analysis import searched_terms
 from rag_tuned_memory.store.weaviate.connection import Connection, Objects
 from rag_tuned_memory.store.weaviate.fetching import MOST, by_ids, matching, or_empty
 from rag_tuned_memory.store.weaviate.names import object_id
-from rag_tuned_memory.store.weaviate.records import generations, searched
+from rag_tuned_memory.store.weaviate.records import Version, current, generations, searched
 from rag_tuned_memory.store.weaviate.schema import VECTOR
 
 _PASSAGE = ["trajectory_id", "generation", "payload"]
@@ -39,6 +39,10 @@ class _Hit:
     generation: str
     cosine: float
     bm25: float | None
+
+    @property
+    def version(self) -> Version:
+        return self.passage.trajectory_id, self.generation
 
     @property
     def score(self) -> float:
@@ -70,10 +74,9 @@ async def candidates(
     by_text = _Ranked(limit, partial(_best_texts, source, terms, query, condition))
     while not (by_vector.done and by_text.done):
         await asyncio.gather(by_vector.search(), by_text.search())
-        hits = [*by_vector.hits, *by_text.hits]
-        current = await generations(connection, namespace, {hit.passage.trajectory_id for hit in hits})
-        by_vector.keep(current)
-        by_text.keep(current)
+        counting = await current(connection, namespace, {hit.version for hit in [*by_vector.hits, *by_text.hits]})
+        by_vector.keep(counting)
+        by_text.keep(counting)
     found = {hit.passage.key: hit for hit in [*by_vector.best, *by_text.best]}
     scored = [Candidate(hit.passage, dense=hit.cosine, bm25=hit.bm25) for hit in found.values()]
     return sorted(scored, key=lambda one: (-(one.dense or 0.0), one.passage.key))
@@ -91,8 +94,8 @@ async def candidates_at(
     if identity is None or not keys:
         return []
     query = unit(checked([vector], rows=1, dimension=identity.dimension))[0]
-    current = await generations(connection, namespace, [one for one, _, _ in keys])
-    ids = [object_id("passage", one, current[one], step, chunk) for one, step, chunk in set(keys) if one in current]
+    own = await generations(connection, namespace, [one for one, _, _ in keys])
+    ids = [object_id("passage", one, own[one], step, chunk) for one, step, chunk in set(keys) if one in own]
     source = connection.passages(connection.passage_collection(identity), namespace)
     found = await by_ids(source, ids, _PASSAGE, vectors=True)
     scored = [Candidate(objects.passage(one.properties), dense=_cosine(one, query), bm25=None) for one in found]
@@ -115,8 +118,7 @@ async def mentions(connection: Connection, namespace: str, phrase: str) -> int:
     condition = On.by_property("terms").contains_all(words) if words else None
     read = await matching(source, condition, _PASSAGE, lambda _: True)
     told = [one.properties for one in read if pattern.search(objects.passage(one.properties).indexed)]
-    current = await generations(connection, namespace, {one["trajectory_id"] for one in told})
-    return len({one["trajectory_id"] for one in told if current.get(one["trajectory_id"]) == one["generation"]})
+    return len(await current(connection, namespace, {(one["trajectory_id"], one["generation"]) for one in told}))
 
 
 class _Ranked:
@@ -139,9 +141,9 @@ class _Ranked:
         if not self.done:
             self.hits = await self._search(self._most)
 
-    def keep(self, current: Mapping[str, str]) -> None:
-        """Take the hits of current generations; see whether they are enough."""
-        kept = [hit for hit in self.hits if current.get(hit.passage.trajectory_id) == hit.generation]
+    def keep(self, counting: Collection[Version]) -> None:
+        """Take the hits of versions that count; see whether they are enough."""
+        kept = [hit for hit in self.hits if hit.version in counting]
         kept.sort(key=lambda hit: (-hit.score, hit.passage.key))
         self.best = kept[: self._limit]
         bound = min(self._limit + _MOST_TIES, MOST)
