@@ -212,6 +212,23 @@ async def test_vectors_of_every_embedder_are_forgotten(opened: Open) -> None:
     assert [c.passage.text for c in found] == ["nothing"]
 
 
+@pytest.mark.parametrize("index", ["hnsw", "hnsw-rq", "flat", "flat-rq"])
+async def test_each_index_finds(weaviate: Server, prefix: str, index: str) -> None:
+    store = WeaviateStore(parse_address(weaviate.url(prefix=prefix, index=index)))
+    await record(store, episode("alice", "1", "disk full", "other words"))
+    found = await store.candidates("alice", "other", vector("disk full"), limit=2)
+    assert [c.passage.text for c in found] == ["disk full", "other words"]
+    assert found[0].dense == pytest.approx(1, abs=1e-6)
+    await store.close()
+
+
+async def test_a_dynamic_index_needs_asynchronous_indexing(weaviate: Server, prefix: str) -> None:
+    store = WeaviateStore(parse_address(weaviate.url(prefix=prefix, index="dynamic")))
+    with pytest.raises(StoreError, match="ASYNC_INDEXING=true"):
+        await record(store, episode("alice", "1", "disk full"))
+    await store.close()
+
+
 async def test_nothing_listens(prefix: str) -> None:
     store = WeaviateStore(parse_address(f"weaviate://127.0.0.1:9?grpc=10&deadline=1&prefix={prefix}"))
     with pytest.raises(StoreUnavailable, match="check host"):

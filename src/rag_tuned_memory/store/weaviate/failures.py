@@ -74,6 +74,12 @@ def translate(error: BaseException, place: str) -> RagTunedMemoryError:
             place=place,
             remedy="Free space on it or raise DISK_USE_READONLY_PERCENTAGE, then set the shards to READY.",
         )
+    if "async indexing" in low:
+        return StoreError(
+            "the server makes no dynamic index without asynchronous indexing",
+            place=place,
+            remedy="Start it with ASYNC_INDEXING=true, or choose another: ?index=flat, ?index=hnsw.",
+        )
     if is_transient(error) or isinstance(error, WeaviateStartUpError | WeaviateClosedClientError | TimeoutError):
         return StoreUnavailable(
             f"the server cannot be reached, or does not answer in time ({_short(text) or type(error).__name__})",
