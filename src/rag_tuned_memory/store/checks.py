@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rag_tuned_memory.embedding.base import EmbedderIdentity, Vectors, checked
-from rag_tuned_memory.errors import EmbedderMismatch, InvalidInput
+from rag_tuned_memory.errors import EmbedderMismatch, InvalidInput, TrajectoryNotFound
 from rag_tuned_memory.store.base import Passage
 from rag_tuned_memory.store.values import unit
+
+RESTORE = "Restore a backup, or import the raw histories again with `rtm import`."
+"""What to do about damaged trajectories."""
+REINDEX = "Rebuild the projections with `rtm reindex`; the trajectories themselves are whole."
+"""What to do about damage to anything else."""
 
 
 def checked_passages(
@@ -49,6 +54,15 @@ def checked_ids(trajectory_ids: Sequence[str]) -> list[str]:
     if isinstance(trajectory_ids, str):
         raise InvalidInput("trajectory_ids must be a list of ids, not one text", remedy="Write [id].")
     return list(dict.fromkeys(trajectory_ids))
+
+
+def not_found(namespace: str, trajectory_id: str, place: str) -> TrajectoryNotFound:
+    """The error for a trajectory that is not there."""
+    return TrajectoryNotFound(
+        f"there is no trajectory {trajectory_id} in namespace {namespace!r}",
+        place=place,
+        remedy="It may have been forgotten, or belong to another namespace.",
+    )
 
 
 def mismatch(namespace: str, stored: EmbedderIdentity, given: EmbedderIdentity, place: str) -> EmbedderMismatch:

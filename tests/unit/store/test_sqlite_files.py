@@ -306,7 +306,7 @@ async def test_the_event_loop_goes_on_while_a_write_waits(tmp_path: Path) -> Non
     await written(path, 1)
     other = apsw.Connection(str(path))
     other.execute("BEGIN IMMEDIATE")
-    store = SqliteStore(path, busy_timeout=60)
+    store = SqliteStore(path)
     ticks = 0
     async with anyio.create_task_group() as tasks:
         for number in range(60):  # more than the threads that anyio has

@@ -128,6 +128,8 @@ class Pool:
         self._busy_timeout = busy_timeout
         self._max_bytes = max_bytes
         self._writing = threading.Lock()
+        self._opening = threading.Lock()
+        """Held while the writer is opened, and no longer: a reader that needs it open does not wait for a write."""
         self._writer: apsw.Connection | None = None
         self._reading = threading.BoundedSemaphore(readers)
         self._readers = readers
@@ -195,17 +197,15 @@ class Pool:
         try:
             return self._idle.pop()
         except IndexError:
-            # only the first reader waits for the writer, which makes the file; later ones never wait for a write
-            if self._writer is None:
-                with self._writing:
-                    self._open_writer()
+            self._open_writer()  # which makes the file
             return open_reader(self.path, busy_timeout=self._busy_timeout)
 
     def _open_writer(self) -> apsw.Connection:
         self._check_usable()
-        if self._writer is None:
-            self._writer = open_writer(self.path, busy_timeout=self._busy_timeout)
-        return self._writer
+        with self._opening:
+            if self._writer is None:
+                self._writer = open_writer(self.path, busy_timeout=self._busy_timeout)
+            return self._writer
 
     def _bound(self, db: apsw.Connection, bounded: bool) -> None:
         if self._max_bytes is not None:

@@ -7,12 +7,10 @@ from collections.abc import Iterator
 import apsw
 from pydantic import ValidationError
 
+from rag_tuned_memory.store.checks import REINDEX, RESTORE
 from rag_tuned_memory.store.sqlite.migrations import text_index
 from rag_tuned_memory.store.sqlite.rows import rows, value
 from rag_tuned_memory.trajectory import Trajectory
-
-_RESTORE = "Restore a backup, or import the raw histories again with `rtm import`."
-_REINDEX = "Rebuild the projections with `rtm reindex`; the trajectories themselves are whole."
 
 _BETWEEN_TABLES = {
     "passages without a vector": "SELECT count(*) FROM passages WHERE id NOT IN (SELECT passage FROM vectors)",
@@ -30,12 +28,12 @@ def problems(db: apsw.Connection, path: str) -> Iterator[str]:
     """Each problem as a sentence with its remedy. Holds the write lock: the text indexes are checked by a command."""
     damaged = [text for (text,) in rows(db, "PRAGMA integrity_check(10)") if text != "ok"]
     if damaged:
-        yield f"{path}: SQLite finds damage: {'; '.join(damaged)}. {_RESTORE}"
+        yield f"{path}: SQLite finds damage: {'; '.join(damaged)}. {RESTORE}"
         return
     for what, query in _BETWEEN_TABLES.items():
         count = value(db, query)
         if count:
-            yield f"{path}: {count} {what}. {_REINDEX}"
+            yield f"{path}: {count} {what}. {REINDEX}"
     for number, name in list(rows(db, "SELECT id, name FROM namespaces ORDER BY name")):
         yield from _text_index_problems(db, number, f"{path}: namespace {name!r}")
         yield from _trajectory_problems(db, number, name, f"{path}: namespace {name!r}")
@@ -48,10 +46,10 @@ def _text_index_problems(db: apsw.Connection, namespace: int, place: str) -> Ite
         db.execute(f"INSERT INTO {index} ({index}, rank) VALUES ('integrity-check', 1)")
         count = value(db, f"SELECT (SELECT count(*) FROM {index}_docsize) - (SELECT count(*) FROM {index}_content)")
     except apsw.Error as error:
-        yield f"{place}: the text index differs from the passages ({error}). {_REINDEX}"
+        yield f"{place}: the text index differs from the passages ({error}). {REINDEX}"
         return
     if count:
-        yield f"{place}: the text index has {count:+d} passages. {_REINDEX}"
+        yield f"{place}: the text index has {count:+d} passages. {REINDEX}"
 
 
 def _trajectory_problems(db: apsw.Connection, namespace: int, name: str, place: str) -> Iterator[str]:
@@ -60,7 +58,7 @@ def _trajectory_problems(db: apsw.Connection, namespace: int, name: str, place: 
         try:
             found = Trajectory.model_validate_json(text)
         except ValidationError:
-            yield f"{place}: trajectory {trajectory_id} cannot be read. {_RESTORE}"
+            yield f"{place}: trajectory {trajectory_id} cannot be read. {RESTORE}"
             continue
         if (found.namespace, found.id, found.content_hash) != (name, trajectory_id, content_hash):
-            yield f"{place}: trajectory {trajectory_id} differs from its checksum. {_RESTORE}"
+            yield f"{place}: trajectory {trajectory_id} differs from its checksum. {RESTORE}"

@@ -11,8 +11,8 @@ import numpy as np
 from pydantic import ValidationError
 
 from rag_tuned_memory.embedding.base import EmbedderIdentity
-from rag_tuned_memory.errors import TrajectoryNotFound
 from rag_tuned_memory.store.base import Filter, Heading, Passage, Projection, StoredTrajectory, StoreStats
+from rag_tuned_memory.store.checks import not_found
 from rag_tuned_memory.store.sqlite import filters
 from rag_tuned_memory.store.sqlite.failures import corrupt
 from rag_tuned_memory.store.sqlite.rows import PASSAGE_COLUMNS, passage, rows, value
@@ -42,11 +42,7 @@ def get(db: apsw.Connection, path: str, namespace: str, trajectory_id: str) -> S
         (namespace, trajectory_id),
     )
     if row is None:
-        raise TrajectoryNotFound(
-            f"there is no trajectory {trajectory_id} in namespace {namespace!r}",
-            place=path,
-            remedy="It may have been forgotten, or belong to another namespace.",
-        )
+        raise not_found(namespace, trajectory_id, path)
     return _stored(path, row)
 
 

@@ -13,7 +13,7 @@ import anyio.to_thread
 import apsw
 
 from rag_tuned_memory.embedding.base import EmbedderIdentity, Vectors
-from rag_tuned_memory.errors import InvalidInput, StoreCorrupt
+from rag_tuned_memory.errors import StoreCorrupt
 from rag_tuned_memory.store.base import (
     NO_FILTER,
     Candidate,
@@ -24,6 +24,7 @@ from rag_tuned_memory.store.base import (
     StoredTrajectory,
     StoreStats,
 )
+from rag_tuned_memory.store.checks import checked_ids
 from rag_tuned_memory.store.sqlite import integrity, reading, rebuilding, search, writing
 from rag_tuned_memory.store.sqlite.connection import MEMORY, Pool
 from rag_tuned_memory.trajectory import Trajectory, validate_namespace
@@ -149,9 +150,8 @@ class SqliteStore:
         Their bytes are overwritten in the file, and taken out of its log as soon as no reader needs it.
         """
         validate_namespace(namespace)
-        if isinstance(trajectory_ids, str):
-            raise InvalidInput("trajectory_ids must be a list of ids, not one text", remedy="Write [id].")
-        removed = await self._write(lambda db: writing.delete(db, namespace, trajectory_ids), bounded=False)
+        names = checked_ids(trajectory_ids)
+        removed = await self._write(lambda db: writing.delete(db, namespace, names), bounded=False)
         if removed:
             await anyio.to_thread.run_sync(self._pool.checkpoint, limiter=self._writing.get())
         return removed

@@ -182,10 +182,10 @@ def _remove_passages(db: apsw.Connection, namespace: int, numbers: Sequence[int]
 
 
 def delete(db: apsw.Connection, namespace: str, trajectory_ids: Sequence[str]) -> list[str]:
-    """Remove trajectories with everything derived from them; returns the ids that were there, in the order given."""
+    """Remove trajectories, each named once, with all derived from them; returns the ids that were there, in order."""
     number = value(db, "SELECT id FROM namespaces WHERE name = ?", (namespace,))
     removed = []
-    for name in dict.fromkeys(trajectory_ids):
+    for name in trajectory_ids:
         trajectory = value(db, "SELECT id FROM trajectories WHERE namespace = ? AND name = ?", (number, name))
         if trajectory is None:
             continue

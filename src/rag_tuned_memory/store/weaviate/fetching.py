@@ -40,7 +40,7 @@ async def by_ids(
         answer = source.query.fetch_objects_by_ids(
             some, limit=len(some), return_properties=list(properties), include_vector=vectors
         )
-        found += await _objects(answer)
+        found += await found_by(answer)
     return found
 
 
@@ -51,7 +51,7 @@ async def with_any(source: Objects, name: str, values: Sequence[str]) -> set[UUI
         condition = On.by_property(name).contains_any(list(values[start : start + _IDS]))
         found |= {
             one.uuid
-            for one in await _objects(source.query.fetch_objects(filters=condition, limit=MOST, return_properties=[]))
+            for one in await found_by(source.query.fetch_objects(filters=condition, limit=MOST, return_properties=[]))
         }
     return found
 
@@ -69,7 +69,7 @@ async def matching(
     One query gives 10,000; where there are more, a cursor, which knows no conditions, goes through all objects.
     """
     wanted: dict[str, Any] = {"return_properties": list(properties), "include_vector": vectors}
-    found = await _objects(source.query.fetch_objects(filters=where, limit=MOST, **wanted))
+    found = await found_by(source.query.fetch_objects(filters=where, limit=MOST, **wanted))
     if len(found) < MOST:
         return found
     return [one async for one in source.iterator(**wanted) if meets(one.properties)]
@@ -81,7 +81,8 @@ async def count(source: Objects, where: Condition | None) -> int:
     return 0 if answer is None else int(answer.total_count or 0)
 
 
-async def _objects(answer: Awaitable[Any]) -> list[Any]:
+async def found_by(answer: Awaitable[Any]) -> list[Any]:
+    """The objects of a query's answer; none where the namespace holds nothing."""
     found = await or_empty(answer, None)
     return [] if found is None else list(found.objects)
 

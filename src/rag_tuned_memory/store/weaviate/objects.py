@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from rag_tuned_memory.errors import StoreCorrupt
 from rag_tuned_memory.store.base import Heading, Passage, StoredTrajectory
+from rag_tuned_memory.store.checks import RESTORE
 from rag_tuned_memory.store.values import microseconds, moment
 from rag_tuned_memory.store.weaviate.analysis import indexed_terms
 from rag_tuned_memory.trajectory import Outcome, StepKind, Trajectory, describe
@@ -124,7 +125,7 @@ def _corrupt(properties: Mapping[str, Any], place: str, why: str) -> StoreCorrup
     return StoreCorrupt(
         f"trajectory {properties.get('trajectory_id')} cannot be read ({why})",
         place=place,
-        remedy="Restore a backup, or import the raw histories again with `rtm import`.",
+        remedy=RESTORE,
     )
 
 

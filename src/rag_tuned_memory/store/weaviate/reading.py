@@ -11,13 +11,13 @@ from weaviate.classes.aggregate import GroupByAggregate, Metrics
 from weaviate.classes.query import Filter as On
 from weaviate.classes.query import Sort
 
-from rag_tuned_memory.errors import TrajectoryNotFound
 from rag_tuned_memory.store.base import Filter, Heading, Passage, Projection, StoredTrajectory, StoreStats
+from rag_tuned_memory.store.checks import not_found
 from rag_tuned_memory.store.values import moment
 from rag_tuned_memory.store.weaviate import filters, objects
 from rag_tuned_memory.store.weaviate.connection import Connection, Objects
-from rag_tuned_memory.store.weaviate.fetching import matching, or_empty
-from rag_tuned_memory.store.weaviate.records import generations, record, records, searched
+from rag_tuned_memory.store.weaviate.fetching import found_by, matching, or_empty
+from rag_tuned_memory.store.weaviate.records import Version, generations, record, records, searched
 from rag_tuned_memory.store.weaviate.removing import version
 from rag_tuned_memory.store.weaviate.schema import TRAJECTORIES, VECTOR
 from rag_tuned_memory.trajectory import StepKind
@@ -30,11 +30,7 @@ async def get(connection: Connection, namespace: str, trajectory_id: str) -> Sto
     """Raises TrajectoryNotFound, or StoreCorrupt where the stored text cannot be read."""
     found = await record(connection, namespace, trajectory_id, objects.WHOLE)
     if found is None:
-        raise TrajectoryNotFound(
-            f"there is no trajectory {trajectory_id} in namespace {namespace!r}",
-            place=connection.place,
-            remedy="It may have been forgotten, or belong to another namespace.",
-        )
+        raise not_found(namespace, trajectory_id, connection.place)
     return objects.stored_trajectory(found, connection.place)
 
 
@@ -45,35 +41,33 @@ async def page(
     if filters.finds_nothing(where):
         return [], None
     conditions = [On.by_property("sequence").greater_than(after), *filters.of_trajectory(where)]
-    answer = await or_empty(
-        connection.trajectories(namespace).query.fetch_objects(
-            filters=filters.all_of(conditions),
-            sort=Sort.by_property("sequence", ascending=True),
-            limit=size,
-            return_properties=objects.WHOLE,
-        ),
-        None,
+    answer = connection.trajectories(namespace).query.fetch_objects(
+        filters=filters.all_of(conditions),
+        sort=Sort.by_property("sequence", ascending=True),
+        limit=size,
+        return_properties=[*objects.WHOLE, "generation"],
     )
-    found = [one.properties for one in answer.objects] if answer is not None else []
+    found = [one.properties for one in await found_by(answer)]
     last = int(found[-1]["sequence"]) if len(found) == size else None
     if own := filters.of_passage(where):
-        meeting = await _meeting(connection, namespace, [one["trajectory_id"] for one in found], own)
+        meeting = await _meeting(
+            connection, namespace, [(one["trajectory_id"], one["generation"]) for one in found], own
+        )
         found = [one for one in found if one["trajectory_id"] in meeting]
     return [objects.stored_trajectory(one, connection.place) for one in found], last
 
 
-async def _meeting(connection: Connection, namespace: str, trajectory_ids: list[str], own: list[Any]) -> set[str]:
-    """Which trajectories have a passage that meets conditions."""
+async def _meeting(connection: Connection, namespace: str, versions: list[Version], own: list[Any]) -> set[str]:
+    """Which trajectories, each with the generation that counts, have a passage that meets conditions."""
     identity = await searched(connection, namespace)
-    if identity is None or not trajectory_ids:
+    if identity is None:
         return set()
     source = connection.passages(connection.passage_collection(identity), namespace)
     found: set[str] = set()
-    for one, generation in (await generations(connection, namespace, trajectory_ids)).items():
+    for one, generation in versions:
         conditions = [version(one, generation), *own]
         answer = source.query.fetch_objects(filters=filters.all_of(conditions), limit=1, return_properties=[])
-        some = await or_empty(answer, None)
-        if some is not None and some.objects:
+        if await found_by(answer):
             found.add(one)
     return found
 
@@ -132,8 +126,8 @@ async def namespaces(connection: Connection) -> list[str]:
     async def name(tenant: str) -> str | None:
         async with limit:
             query = every.with_tenant(tenant).query
-            answer = await or_empty(query.fetch_objects(limit=1, return_properties=["namespace"]), None)
-        return str(answer.objects[0].properties["namespace"]) if answer is not None and answer.objects else None
+            found = await found_by(query.fetch_objects(limit=1, return_properties=["namespace"]))
+        return str(found[0].properties["namespace"]) if found else None
 
     found = await asyncio.gather(*map(name, tenants))
     return sorted(one for one in found if one is not None)

@@ -12,7 +12,7 @@ from weaviate.classes.query import Filter as On
 from rag_tuned_memory.embedding.base import EmbedderIdentity
 from rag_tuned_memory.store.weaviate.batch import Sent, write_all
 from rag_tuned_memory.store.weaviate.connection import Connection
-from rag_tuned_memory.store.weaviate.fetching import by_ids, or_empty, with_any
+from rag_tuned_memory.store.weaviate.fetching import by_ids, found_by, with_any
 from rag_tuned_memory.store.weaviate.names import object_id
 
 Version = tuple[str, str]
@@ -73,8 +73,8 @@ async def embedder(connection: Connection, namespace: str) -> EmbedderIdentity |
     """Whose vectors the namespace holds; None while it holds none."""
     some = On.by_property("passages").greater_than(0)
     having = connection.trajectories(namespace).query.fetch_objects(filters=some, limit=1, return_properties=[])
-    answer, identity = await asyncio.gather(or_empty(having, None), searched(connection, namespace))
-    return identity if answer is not None and answer.objects else None
+    found, identity = await asyncio.gather(found_by(having), searched(connection, namespace))
+    return identity if found else None
 
 
 async def get_value(connection: Connection, namespace: str, key: str) -> str | None:

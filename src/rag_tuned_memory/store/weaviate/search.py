@@ -24,7 +24,7 @@ from rag_tuned_memory.store.values import unit
 from rag_tuned_memory.store.weaviate import filters, objects
 from rag_tuned_memory.store.weaviate.analysis import searched_terms
 from rag_tuned_memory.store.weaviate.connection import Connection, Objects
-from rag_tuned_memory.store.weaviate.fetching import MOST, by_ids, matching, or_empty
+from rag_tuned_memory.store.weaviate.fetching import MOST, by_ids, found_by, matching
 from rag_tuned_memory.store.weaviate.names import object_id
 from rag_tuned_memory.store.weaviate.records import Version, current, generations, searched
 from rag_tuned_memory.store.weaviate.schema import VECTOR
@@ -161,7 +161,7 @@ async def _nearest(source: Objects, vector: Vectors, where: Any, limit: int) -> 
         return_properties=_PASSAGE,
         return_metadata=MetadataQuery(distance=True),
     )
-    return [_hit(one, _clipped(1 - one.metadata.distance)) for one in await _found(answer)]
+    return [_hit(one, _clipped(1 - one.metadata.distance)) for one in await found_by(answer)]
 
 
 async def _best_texts(source: Objects, terms: Sequence[str], vector: Vectors, where: Any, limit: int) -> list[_Hit]:
@@ -176,12 +176,7 @@ async def _best_texts(source: Objects, terms: Sequence[str], vector: Vectors, wh
         return_properties=_PASSAGE,
         return_metadata=MetadataQuery(score=True),
     )
-    return [_hit(one, _cosine(one, vector), one.metadata.score) for one in await _found(answer)]
-
-
-async def _found(answer: Awaitable[Any]) -> list[Any]:
-    found = await or_empty(answer, None)
-    return [] if found is None else list(found.objects)
+    return [_hit(one, _cosine(one, vector), one.metadata.score) for one in await found_by(answer)]
 
 
 def _cosine(one: Any, vector: Vectors) -> float:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 from rag_tuned_memory.errors import StoreCorrupt
+from rag_tuned_memory.store.checks import REINDEX, RESTORE
 from rag_tuned_memory.store.weaviate import objects
 from rag_tuned_memory.store.weaviate.connection import Connection
 from rag_tuned_memory.store.weaviate.fetching import every
@@ -14,8 +15,6 @@ from rag_tuned_memory.store.weaviate.reading import namespaces
 from rag_tuned_memory.store.weaviate.records import generations, searched
 from rag_tuned_memory.store.weaviate.removing import remove, version
 
-_RESTORE = "Restore a backup, or import the raw histories again with `rtm import`."
-_REINDEX = "Rebuild the projections with `rtm reindex`; the trajectories themselves are whole."
 _MEND = "Remove them with `rtm doctor --mend`; nothing reads them."
 
 
@@ -35,9 +34,9 @@ async def problems(connection: Connection) -> AsyncIterator[str]:
         place = f"{connection.place}: namespace {name!r}"
         found = await _look(connection, name)
         for one in found.damaged:
-            yield f"{place}: {one}. {_RESTORE}"
+            yield f"{place}: {one}. {RESTORE}"
         for one in found.incomplete:
-            yield f"{place}: trajectory {one} lacks passages. {_REINDEX}"
+            yield f"{place}: trajectory {one} lacks passages. {REINDEX}"
         left = set().union(*found.left.values()) if found.left else set()
         if left:
             yield f"{place}: passages of {len(left)} versions belong to no trajectory. {_MEND}"
