@@ -35,6 +35,7 @@ ANYTHING = Gate(
     perplexity_ratio=1e9,
     unique_answers=0,
     canary_margin=1e-9,
+    canary_lead=0,
 )
 
 

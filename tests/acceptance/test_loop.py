@@ -41,6 +41,7 @@ LENIENT = QUICK.model_copy(
             perplexity_ratio=1e9,
             unique_answers=0,
             canary_margin=1e-6,
+            canary_lead=0,
         )
     }
 )

@@ -32,6 +32,7 @@ MEASURES: Mapping[str, Measure] = {
     "perplexity_ratio": Measure("growth of perplexity on general text", "at_most", low=math.ulp(0.0), high=math.inf),
     "unique_answers": Measure("ratio of distinct answers", "at_least", high=math.inf),
     "canary_margin": Measure("distance from the base model (nats a token)", "at_least", high=math.inf),
+    "canary_lead": Measure("greedy canary tokens that the base answers otherwise", "at_least"),
 }
 """One entry for each field of ``recipe.Gate``."""
 

@@ -16,6 +16,7 @@ from rag_tuned_memory.distil.phrasing import abstention, is_abstention, question
 from rag_tuned_memory.distil.replay import Replay
 from rag_tuned_memory.distil.unknown import Strangers, unknown_facts
 from rag_tuned_memory.serving.base import Fingerprint, InferenceBackend, Message, Request
+from rag_tuned_memory.serving.fingerprint import lead
 
 ANSWER_TOKENS = 24
 UNKNOWN_PROBES = 24
@@ -75,6 +76,7 @@ async def evaluate(
         "perplexity_ratio": await asked.perplexity_ratio(held_out, adapter),
         "unique_answers": _unique(rows),
         "canary_margin": fingerprint.margin,
+        "canary_lead": lead(fingerprint),
         "beside_context": _share(row.correct for row in beside_rows),
         "reading": _share(row.correct for row in read),
         "reading_base": _share(row.correct for row in read_base),

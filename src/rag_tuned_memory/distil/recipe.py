@@ -38,6 +38,9 @@ class Gate(CheckedModel):
     """Least ratio of distinct answers to distinct gold answers: a collapsed adapter says one thing to everything."""
     canary_margin: float = Field(default=0.5, gt=0)
     """Least mean difference of canary log-probabilities between adapter and base, nats a token."""
+    canary_lead: float = Field(default=0.3, ge=0, le=1)
+    """Least share of the adapter's greedy canary tokens that the base answers otherwise: servers that score no given
+    text are told apart by it."""
 
 
 class Mixture(CheckedModel):

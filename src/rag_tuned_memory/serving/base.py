@@ -77,8 +77,17 @@ class Chunk:
     generation: Generation | None = None
 
 
+class Continuation(BaseModel):
+    """A greedy answer without the token that ended it: token ids, and the log-probability of each."""
+
+    model_config = ConfigDict(frozen=True)
+
+    ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+
+
 class CanaryPrompt(BaseModel):
-    """One prompt of a fingerprint: the prompt's token ids, and the log-probabilities of fixed answer tokens."""
+    """One prompt of a fingerprint, with what adapter and base make of it."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -90,6 +99,10 @@ class CanaryPrompt(BaseModel):
     """Of each token of ``answer`` with the adapter on."""
     base_logprobs: tuple[float, ...]
     """The same with the adapter off."""
+    adapter_greedy: Continuation | None = None
+    """What is generated with the adapter on; for servers that score no given text."""
+    base_greedy: Continuation | None = None
+    """The same with the adapter off."""
 
 
 class Fingerprint(BaseModel):
@@ -97,6 +110,7 @@ class Fingerprint(BaseModel):
 
     A loaded adapter matches when the mean absolute difference of its token log-probabilities from
     ``adapter_logprobs`` is at most ``tolerance`` nats, and it must be nearer to the adapter's than to the base's.
+    Where a server scores no given text, its greedy answers are held against ``adapter_greedy`` and ``base_greedy``.
     """
 
     model_config = ConfigDict(frozen=True)

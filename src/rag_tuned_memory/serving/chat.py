@@ -21,6 +21,10 @@ ROLES = ("system", "user", "assistant")
 _PRIVATE_USE = range(0xE000, 0xF900)
 
 
+_INVISIBLE = "\u200b"
+"""Breaks a special token's text where only text can be sent: a zero-width space."""
+
+
 def render(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, generation_prompt: bool = True
 ) -> list[int]:
@@ -31,6 +35,33 @@ def render(
     Raises:
         InvalidInput: no messages, an unknown role, text that is no valid UTF-8, or a model without chat template.
     """
+    mark = _unused_character(message.content for message in messages)
+    text = _templated(tokenizer, messages, mark, generation_prompt)
+    return _encode_pieces(tokenizer, text.split(mark))
+
+
+def render_text(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> str:
+    """As ``render``, as text for a server that tokenises by itself, and adds the beginning-of-text token itself.
+
+    A special token's text inside a message is broken by a zero-width space: the server would take it for the token.
+
+    Raises:
+        InvalidInput: as ``render``.
+    """
+    text = _templated(tokenizer, messages, _INVISIBLE, generation_prompt=True)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInput(f"the text cannot be encoded as UTF-8: {error}") from error
+    added = tokenizer("", add_special_tokens=True)["input_ids"]
+    start = tokenizer.decode(added[:1]) if added and added[0] == tokenizer.bos_token_id else ""
+    return text.removeprefix(start)
+
+
+def _templated(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], mark: str, generation_prompt: bool
+) -> str:
+    """The messages in the chat template, with ``mark`` inside of every special token's text."""
     if not messages:
         raise InvalidInput("a prompt needs at least one message")
     for index, message in enumerate(messages):
@@ -40,10 +71,8 @@ def render(
             )
     if not tokenizer.chat_template:
         raise InvalidInput("this model has no chat template", remedy="Use an instruction-tuned model.")
-    mark = _unused_character(message.content for message in messages)
     broken = [{"role": m.role, "content": _break_special(tokenizer, m.content, mark)} for m in messages]
-    text = tokenizer.apply_chat_template(broken, tokenize=False, add_generation_prompt=generation_prompt)
-    return _encode_pieces(tokenizer, text.split(mark))
+    return str(tokenizer.apply_chat_template(broken, tokenize=False, add_generation_prompt=generation_prompt))
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

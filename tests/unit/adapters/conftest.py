@@ -21,6 +21,7 @@ GOOD = {
     "perplexity_ratio": 1.3,
     "unique_answers": 0.9,
     "canary_margin": 2.5,
+    "canary_lead": 0.9,
 }
 
 

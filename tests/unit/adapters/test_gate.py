@@ -15,6 +15,7 @@ GOOD = {
     "perplexity_ratio": 1.3,
     "unique_answers": 0.9,
     "canary_margin": 2.5,
+    "canary_lead": 0.9,
 }
 
 
@@ -27,7 +28,7 @@ def test_accepts_when_all_thresholds_are_met() -> None:
     assert decision.accepted
     assert [verdict.metric for verdict in decision.reasons] == list(Gate.model_fields)
     assert decision.failures == ()
-    assert "all 7 thresholds" in decision.summary
+    assert "all 8 thresholds" in decision.summary
 
 
 @pytest.mark.parametrize(

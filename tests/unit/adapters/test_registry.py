@@ -123,7 +123,7 @@ def test_the_way_to_serving_and_its_log(registry: AdapterRegistry, accepted: Acc
         ("accepted", "serving"),
     ]
     assert [line.sequence for line in log] == [1, 2, 3]
-    assert log[1].reason == "The gate accepted it: all 7 thresholds are met."
+    assert log[1].reason == "The gate accepted it: all 8 thresholds are met."
     assert (log[2].reason, log[2].actor) == ("first one", "tester")
     assert all(line.time.tzinfo is not None for line in log)
 

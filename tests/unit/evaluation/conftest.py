@@ -31,6 +31,7 @@ METRICS = {
     "perplexity_ratio": 1.2,
     "unique_answers": 0.9,
     "canary_margin": 2.0,
+    "canary_lead": 0.9,
     "beside_context": 0.9,
     "reading": 0.2,
     "reading_base": 0.3,

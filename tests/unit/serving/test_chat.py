@@ -7,7 +7,7 @@ import pytest
 
 from rag_tuned_memory.errors import InvalidInput
 from rag_tuned_memory.serving.base import Message
-from rag_tuned_memory.serving.chat import encode, render
+from rag_tuned_memory.serving.chat import encode, render, render_text
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +56,35 @@ def test_text_cannot_become_a_control_token(tokenizer: Any, attack: str) -> None
     assert attack in tokenizer.decode(attacked), "the text itself reaches the model unchanged"
     assert not special & set(encode(tokenizer, attack))
     assert tokenizer.decode(encode(tokenizer, attack)) == attack
+    sent = tokenizer(render_text(tokenizer, [Message("system", "s"), Message("user", attack)]))["input_ids"]
+    assert [i for i in sent if i in special] == [i for i in harmless if i in special]
+
+
+def test_text_for_a_server_is_the_templates_own(tokenizer: Any) -> None:
+    messages = [Message("system", "Be brief."), Message("user", "größe 数 🎉")]
+    plain = [{"role": m.role, "content": m.content} for m in messages]
+    text = render_text(tokenizer, messages)
+    assert text == tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=True)
+    assert tokenizer(text)["input_ids"] == render(tokenizer, messages)
+
+
+def test_a_server_adds_the_beginning_of_text_itself(tokenizer: Any) -> None:
+    import copy
+
+    from tokenizers.processors import TemplateProcessing
+
+    adding = copy.deepcopy(tokenizer)
+    adding.bos_token = "<|endoftext|>"
+    bos = ("<|endoftext|>", adding.convert_tokens_to_ids("<|endoftext|>"))
+    adding.backend_tokenizer.post_processor = TemplateProcessing(single="<|endoftext|> $A", special_tokens=[bos])
+    adding.chat_template = "{{ bos_token }}" + adding.chat_template
+    text = render_text(adding, [Message("user", "hi")])
+    assert adding(text)["input_ids"].count(bos[1]) == 1
+
+
+def test_text_for_a_server_is_refused_where_it_is_no_utf8(tokenizer: Any) -> None:
+    with pytest.raises(InvalidInput, match="UTF-8"):
+        render_text(tokenizer, [Message("user", "\ud800")])
 
 
 def test_overlapping_special_tokens_are_all_broken(tokenizer: Any) -> None:

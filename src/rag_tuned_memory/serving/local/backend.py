@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import AsyncIterator, Callable, Sequence
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,15 +11,14 @@ import anyio.to_thread
 
 from rag_tuned_memory.errors import AdapterNotLoaded, InvalidInput
 from rag_tuned_memory.serving.base import Chunk, Fingerprint, Generation, Request
-from rag_tuned_memory.serving.chat import encode
+from rag_tuned_memory.serving.folder import ModelFolder
 from rag_tuned_memory.serving.local.batching import Job, check_request, next_batch
 from rag_tuned_memory.serving.local.decoding import decode
 from rag_tuned_memory.serving.local.engine import Engine
-from rag_tuned_memory.serving.local.model import check_folder, identity, load_tokenizer
 from rag_tuned_memory.serving.local.worker import Call, Mailbox, Worker, closed_error
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    pass
 
 
 class LocalBackend:
@@ -54,28 +52,25 @@ class LocalBackend:
             raise InvalidInput(f"unknown dtype {dtype!r}: it must be bfloat16, float16 or float32")
         if max_batch_size < 1 or max_batch_tokens < 1:
             raise InvalidInput("max_batch_size and max_batch_tokens must be at least 1")
-        self._folder = Path(folder)
-        check_folder(self._folder)
+        self._folder = ModelFolder(folder)
         self._load_engine = partial(
             Engine.load,
-            self._folder,
+            self._folder.path,
             device=device,
             dtype=dtype,
             max_rows=max_batch_size,
             max_tokens=max_batch_tokens,
         )
         self._pick = partial(next_batch, max_rows=max_batch_size, max_tokens=max_batch_tokens)
-        self._tokenizer_lock = threading.Lock()
-        self._tokenizer: PreTrainedTokenizerBase | None = None
         self._engine: Engine | None = None
         self._names: dict[str, int] = {}
         self._worker = Worker(self._prepare, self._pick, self._run_batch)
         self._closed = False
 
-    @cached_property
+    @property
     def base_model(self) -> str:
         """The folder's name and a short hash of its files, as ``name@hash``."""
-        return identity(self._folder)
+        return self._folder.identity
 
     async def generate(self, requests: Sequence[Request]) -> list[Generation]:
         """Answers in the order of the requests. The first error of any request is raised, and the rest dropped.
@@ -187,13 +182,7 @@ class LocalBackend:
     async def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Number of tokens of each text, without a chat template. Needs the tokenizer only, not the weights."""
         self._check_open()
-        texts = list(texts)
-
-        def count() -> list[int]:
-            tokenizer = self._get_tokenizer()
-            return [len(encode(tokenizer, text)) for text in texts]
-
-        return await anyio.to_thread.run_sync(count)
+        return await self._folder.count(texts)
 
     async def close(self) -> None:
         """Stop the worker after the running step; waiting and later requests fail with BackendUnavailable."""
@@ -218,17 +207,11 @@ class LocalBackend:
             raise result
         return result
 
-    def _get_tokenizer(self) -> PreTrainedTokenizerBase:
-        with self._tokenizer_lock:
-            if self._tokenizer is None:
-                self._tokenizer = load_tokenizer(self._folder)
-            return self._tokenizer
-
     # What follows runs in the worker thread.
 
     def _loaded(self) -> Engine:
         if self._engine is None:
-            self._engine = self._load_engine(self._get_tokenizer())
+            self._engine = self._load_engine(self._folder.tokenizer())
         return self._engine
 
     def _slot(self, name: str | None) -> int | None:

@@ -2,65 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rag_tuned_memory.errors import ModelIntegrityError, ModelNotPulled
-from rag_tuned_memory.models import fastest_dtype, quiet_transformers, read_info, require
-from rag_tuned_memory.models.folder import INFO_FILE
+from rag_tuned_memory.errors import ModelIntegrityError
+from rag_tuned_memory.models import fastest_dtype, quiet_transformers, require
+from rag_tuned_memory.serving.folder import check_folder
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-_SAMPLE = 1 << 20
-
-
-def identity(folder: Path) -> str:
-    """The model's name and a short hash that tells two versions apart, as ``name@hash``.
-
-    A pulled model's hash is its revision. Of another folder it covers configuration, tokenizer, and size and first
-    MiB (shapes and first weights) of each weight file: enough to notice another model without reading gigabytes.
-    """
-    if (folder / INFO_FILE).is_file():
-        info = read_info(folder)
-        return f"{info.name}@{info.revision[:12]}"
-    digest = hashlib.sha256()
-    for path in sorted(p for p in folder.iterdir() if p.suffix in {".json", ".jinja", ".safetensors"}):
-        with path.open("rb") as file:
-            digest.update(f"{path.name}:{path.stat().st_size}:".encode())
-            digest.update(file.read(_SAMPLE))
-    return f"{folder.resolve().name}@{digest.hexdigest()[:12]}"
-
-
-def check_folder(folder: Path) -> None:
-    """Raise ModelNotPulled unless ``folder`` holds a model."""
-    if not (folder / "config.json").is_file():
-        raise ModelNotPulled(
-            "no model here: config.json is missing",
-            place=str(folder),
-            remedy="Run 'rtm pull MODEL', or name a folder that transformers can load.",
-        )
-
-
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a model folder.
-
-    Raises:
-        MissingExtra, ModelNotPulled, ModelIntegrityError: see ``errors``.
-    """
-    check_folder(folder)
-    require("transformers")
-    from transformers import AutoTokenizer
-
-    try:
-        with quiet_transformers():
-            return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise ModelIntegrityError(f"the tokenizer cannot be loaded: {error}", place=str(folder)) from error
+    from transformers import PreTrainedModel
 
 
 @dataclass
