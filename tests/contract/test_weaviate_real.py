@@ -9,7 +9,7 @@ from uuid import uuid4
 import anyio
 import numpy as np
 import pytest
-from store_helpers import EMBEDDER, episode, passages_of, record, vector, vectors
+from store_helpers import EMBEDDER, episode, passages_of, record, record_many, vector, vectors
 
 from rag_tuned_memory.embedding.base import EmbedderIdentity
 from rag_tuned_memory.errors import StoreError, StoreUnavailable, TrajectoryNotFound
@@ -103,6 +103,53 @@ async def test_a_process_killed_while_it_replaces_an_episode(
     assert await record(after, new) is (seen == old)
     assert await after.passages("alice", new.id) == passages_of(new)
     assert await after.check() == []
+
+
+@pytest.mark.parametrize("request_", range(3))
+async def test_a_process_killed_while_it_records_many(
+    opened: Open, monkeypatch: pytest.MonkeyPatch, request_: int
+) -> None:
+    many = [episode("alice", str(number), "disk full", f"cleared {number}") for number in range(5)]
+    beside = episode("alice", "beside", "all is well")
+    await record(opened(), beside)
+    with monkeypatch.context() as patch:
+        die_at(patch, request_)
+        dying = opened()
+        try:
+            await record_many(dying, many)
+        except Killed:
+            pass
+        else:
+            assert request_ == 2  # nothing was left to be killed in
+    after = opened()
+    stored = [one.trajectory async for one in after.scan("alice") if one.trajectory != beside]
+    assert stored == (many if request_ == 2 else [])
+    assert await after.mentions("alice", "disk") == len(stored)
+    assert bool(await after.check()) is (request_ == 1)
+    await after.mend()
+    assert await after.check() == []
+    assert await record_many(after, many) == [one not in stored for one in many]
+    for one in many:
+        assert await after.passages("alice", one.id) == passages_of(one)
+
+
+async def test_many_recorded_while_some_are_forgotten_are_each_there_or_gone(opened: Open) -> None:
+    many = [episode("alice", str(n), *(f"step {i}" for i in range(12))) for n in range(6)]
+    writer, remover = opened(), opened()
+    for _ in range(6):
+        await remover.delete("alice", [one.id for one in many])
+        async with anyio.create_task_group() as group:
+            group.start_soon(record_many, writer, many)
+            group.start_soon(remover.delete, "alice", [one.id for one in many[::2]])
+        for one in many:
+            try:
+                stored = await remover.get("alice", one.id)
+            except TrajectoryNotFound:
+                assert await remover.passages("alice", one.id) == []
+                assert one in many[::2]
+            else:
+                assert await remover.passages("alice", one.id) == passages_of(stored.trajectory)
+    assert await remover.check() == []
 
 
 @pytest.mark.parametrize("request_", range(2))
