@@ -286,6 +286,27 @@ async def test_an_episode_without_passages_is_kept(store: EpisodeStore) -> None:
     assert await store.candidates("alice", "a", vector("a"), limit=5) == []
 
 
+async def test_a_dropped_namespace_is_as_if_it_had_never_been(store: EpisodeStore) -> None:
+    one, other = episode("alice", "1", "disk full"), episode("alice-smith", "1", "disk full")
+    for each in (one, other):
+        await record(store, each)
+        await store.set_meta(each.namespace, "mark", "x")
+    await store.drop_namespace("alice")
+    await store.drop_namespace("alice")
+    await store.drop_namespace("nobody")
+    assert await store.namespaces() == ["alice-smith"]
+    assert await store.get_meta("alice", "mark") is None
+    assert await store.get_meta("alice-smith", "mark") == "x"
+    assert await store.candidates("alice", "disk", vector("disk full"), limit=5) == []
+    assert await store.passages("alice", one.id) == []
+    assert await store.passages("alice-smith", other.id) == passages_of(other)
+    assert await record(store, one)
+    assert [c.passage for c in await store.candidates("alice", "disk", vector("disk full"), limit=5)] == passages_of(
+        one
+    )
+    assert await store.check() == []
+
+
 async def test_stats(store: EpisodeStore) -> None:
     await record(store, episode("alice", "1", "a", "b", tool="restart", started_at=day(2), outcome=succeeded(True)))
     await record(store, episode("alice", "2", "c", started_at=day(1), outcome=succeeded(False), source="locomo"))

@@ -14,7 +14,7 @@ from store_helpers import EMBEDDER, episode, passages_of, record, record_many, v
 from rag_tuned_memory.embedding.base import EmbedderIdentity
 from rag_tuned_memory.errors import StoreError, StoreUnavailable, TrajectoryNotFound
 from rag_tuned_memory.store import Projection
-from rag_tuned_memory.store.weaviate import WeaviateStore, parse_address
+from rag_tuned_memory.store.weaviate import WeaviateStore, known, parse_address
 from weaviate_server import Server
 
 pytestmark = pytest.mark.anyio
@@ -172,6 +172,27 @@ async def test_a_process_killed_while_it_forgets(opened: Open, monkeypatch: pyte
     assert await after.mentions("alice", "tulip") == 0
     assert await after.mentions("alice", "disk") == 1
     assert await after.check() == []
+
+
+async def test_a_reader_that_knew_the_old_version_soon_sees_what_a_killed_process_wrote(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = episode("alice", "1", "disk full on orion"), episode("alice", "1", "disk full on vega")
+    reader = opened()
+    await record(reader, old)
+
+    async def seen(text: str) -> list[str]:
+        return [c.passage.text for c in await reader.candidates("alice", text, vector(text), limit=1)]
+
+    assert await seen("disk full on orion") == ["disk full on orion"]
+    with monkeypatch.context() as patch:
+        die_at(patch, 2)  # the new record is written, the old passages are not yet removed
+        with pytest.raises(Killed):
+            await record(opened(), new)
+    assert await seen("disk full on vega") == ["disk full on vega"]
+    monkeypatch.setattr(known, "SECONDS", 0.0)
+    reader._connection.known.forget("alice")  # as after ten seconds
+    assert await seen("disk full on orion") == ["disk full on vega"]
 
 
 @pytest.mark.slow

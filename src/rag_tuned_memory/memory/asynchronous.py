@@ -197,6 +197,13 @@ class AsyncMemory:
             await self._refresh()
         return receipt
 
+    async def forget_all(self) -> ForgetReceipt:
+        """As ``forget`` for every episode, then remove the namespace from the store. Nobody may record meanwhile."""
+        store = await anyio.to_thread.run_sync(self._parts.store)
+        receipt = await self.forget([stored.trajectory.id async for stored in store.scan(self.namespace)])
+        await store.drop_namespace(self.namespace)
+        return receipt
+
     async def feedback(
         self, trajectory_id: str, text: str, *, success: bool | None = None, score: float | None = None
     ) -> RecordReceipt:

@@ -147,6 +147,7 @@ class Memory:
     stream = _iterating(AsyncMemory.stream)
     distil = _blocking(AsyncMemory.distil)
     forget = _blocking(AsyncMemory.forget)
+    forget_all = _blocking(AsyncMemory.forget_all)
     feedback = _blocking(AsyncMemory.feedback)
     stats = _blocking(AsyncMemory.stats)
     export = _iterating(AsyncMemory.export)

@@ -227,6 +227,10 @@ class EpisodeStore(Protocol):
         """Remove trajectories with everything derived from them; returns the ids that were there."""
         ...
 
+    async def drop_namespace(self, namespace: str) -> None:
+        """Remove all that a namespace holds, small values too. Nobody may write to it meanwhile: that is lost."""
+        ...
+
     async def rebuild(self, namespace: str, projections: Sequence[Projection], embedder: EmbedderIdentity) -> list[str]:
         """Replace everything derived from the trajectories of a namespace, in one transaction, by ``projections``.
 

@@ -166,6 +166,11 @@ class SqliteStore:
             await anyio.to_thread.run_sync(self._pool.checkpoint, limiter=self._writing.get())
         return removed
 
+    async def drop_namespace(self, namespace: str) -> None:
+        """Remove all that a namespace holds, in one transaction; see ``EpisodeStore.drop_namespace``."""
+        validate_namespace(namespace)
+        await self._write(lambda db: writing.drop_namespace(db, namespace))
+
     async def rebuild(self, namespace: str, projections: Sequence[Projection], embedder: EmbedderIdentity) -> list[str]:
         """Replace everything derived from the trajectories of a namespace; see ``EpisodeStore.rebuild``."""
         validate_namespace(namespace)

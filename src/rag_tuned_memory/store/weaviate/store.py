@@ -162,6 +162,11 @@ class WeaviateStore:
         removal = removing.Removal(namespace, checked_ids(trajectory_ids))
         return await self._write(lambda: removing.delete(self._connection, removal), times=inf)
 
+    async def drop_namespace(self, namespace: str) -> None:
+        """Remove a namespace's tenants and small values; see ``EpisodeStore.drop_namespace``."""
+        validate_namespace(namespace)
+        await self._write(lambda: removing.drop_namespace(self._connection, namespace))
+
     async def rebuild(self, namespace: str, projections: Sequence[Projection], embedder: EmbedderIdentity) -> list[str]:
         """Replace everything derived from the trajectories of a namespace; see ``EpisodeStore.rebuild``.
 
