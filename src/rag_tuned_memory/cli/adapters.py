@@ -69,7 +69,8 @@ def show(name: Name, namespace: Namespace, json: Json = False) -> None:
     for verdict in manifest.decision.reasons:
         out.print(f"  {'passed' if verdict.passed else 'MISSED'}  {verdict.sentence}")
     for line in history:
-        out.print(f"  {when(line.time)}  {line.old} → {line.new}: {line.reason} ({line.actor})")
+        change = f"{line.old} → {line.new}" if line.old != line.new else "remark"
+        out.print(f"  {when(line.time)}  {change}: {line.reason} ({line.actor})")
     out.print(f"files and report: {folder}", soft_wrap=True)
 
 

@@ -44,8 +44,9 @@ async def distil(
         )
     if await _taint_if_forgotten(parts, namespace, report) or not report.decision.accepted:
         return report
+    live = await anyio.to_thread.run_sync(parts.live)
     try:
-        await anyio.to_thread.run_sync(parts.registry.promote, report.manifest.name, "accepted by the gate")
+        await live.roll_out(report.manifest.name, "accepted by the gate")
     except AdapterNotServable:  # forgotten just now, by somebody who found the adapter registered
         return report
     return dataclasses.replace(report, promoted=True)
