@@ -18,7 +18,7 @@ def look(folder: str, texts: list[str], chats: list[list[dict[str, str]]]) -> di
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left", truncation_side="left")
-    model = AutoModelForCausalLM.from_pretrained(folder, torch_dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(folder, torch_dtype=torch.float32, attn_implementation="eager").eval()
     ids = [tokenizer(text)["input_ids"] for text in texts]
     with torch.inference_mode():
         logits = [model(torch.tensor([one])).logits[0, -1].tolist() for one in ids]
