@@ -6,9 +6,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+ServerKind = Literal["tgi", "vllm"]
+"""Servers that adapters can be checked and exported for."""
 
 
 class Settings(BaseSettings):
@@ -33,6 +37,15 @@ class Settings(BaseSettings):
     """Base URL of an OpenAI-compatible endpoint that writes further questions; none by default."""
     teacher_model: str | None = None
     teacher_key: str | None = Field(default=None, repr=False)
+    serve_for: Annotated[tuple[ServerKind, ...], NoDecode] = ()
+    """The servers, comma-separated, that adapters are made for: what they could not serve is not trained."""
+    max_lora_rank: int | None = None
+    """vLLM's ``--max-lora-rank``, where it is fixed already; a larger rank is not trained for ``vllm``."""
+
+    @field_validator("serve_for", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return [part.strip().lower() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
     @property
     def store_url(self) -> str:

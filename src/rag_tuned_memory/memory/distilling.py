@@ -38,6 +38,8 @@ async def distil(
             runs=parts.settings.runs_dir,
             recipe=recipe,
             teacher=teacher if recipe.teacher_questions else None,
+            serve_for=parts.settings.serve_for,
+            max_lora_rank=parts.settings.max_lora_rank,
             on_event=_stoppable(on_event, should_stop),
             should_stop=should_stop,
             promote=False,
