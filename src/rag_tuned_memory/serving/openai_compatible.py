@@ -92,22 +92,29 @@ class OpenAICompatible:
     async def stream(self, request: Request) -> AsyncIterator[Chunk]:
         """Text as it comes; the last chunk carries the generation. Closing the iterator closes the connection."""
         self._check(request)
+        text, finish, usage = "", None, None
+
+        async def next_piece(parts: Any) -> str | None:
+            nonlocal text, finish, usage
+            part = await anext(parts, None)
+            if part is None:
+                return None
+            usage = part.usage or usage
+            piece = ""
+            for choice in part.choices[:1]:
+                finish, piece = choice.finish_reason or finish, str(choice.delta.content or "")
+            text += piece
+            return piece
+
         async with self._slots:
             began = time.monotonic()
             parts = await self._endpoint.call(lambda: self._create(request, stream=True))
-            text, finish, usage = "", None, None
             try:
-                while True:
+                left = self._timeout
+                while (piece := await self._endpoint.call(lambda: next_piece(parts), seconds=left)) is not None:
                     left = max(0.001, began + self._timeout - time.monotonic())
-                    part = await self._endpoint.call(lambda: anext(parts, None), seconds=left)
-                    if part is None:
-                        break
-                    usage = part.usage or usage
-                    for choice in part.choices[:1]:
-                        finish = choice.finish_reason or finish
-                        if piece := choice.delta.content or "":
-                            text += piece
-                            yield Chunk(piece)
+                    if piece:
+                        yield Chunk(piece)
             finally:
                 with anyio.CancelScope(shield=True):
                     await parts.close()

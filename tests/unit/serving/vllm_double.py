@@ -43,7 +43,7 @@ class VllmDouble:
         self.change: Callable[[dict[str, Any]], Any] = lambda reply: reply
         self.requests: list[tuple[str, dict[str, Any]]] = []
         self.headers: list[dict[str, str]] = []
-        self.peak = self.running = self.disconnects = 0
+        self.peak = self.running = self.disconnects = self.connections = 0
         self._faults: list[tuple[str, int, bytes, dict[str, str]]] = []
         self._cache: dict[tuple[str, str, str | None], bytes] = {}
         self._lock = threading.Lock()
@@ -52,8 +52,7 @@ class VllmDouble:
         class Handler(_Handler):
             server_double = double
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
+        self.server = _Server(("127.0.0.1", 0), Handler)
 
     @property
     def url(self) -> str:
@@ -118,9 +117,19 @@ class VllmDouble:
         return {"tokens": names, "token_logprobs": values, "top_logprobs": tops, "text_offset": [0] * len(ids)}
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server_double: VllmDouble
+
+    def setup(self) -> None:
+        super().setup()
+        with self.server_double._lock:
+            self.server_double.connections += 1
 
     def do_GET(self) -> None:
         self._serve({})
@@ -323,9 +332,20 @@ def vllm_double() -> Iterator[VllmDouble]:
         double.server.server_close()
 
 
-def write_adapter(folder: Path, weights: bytes = b"weights", **config: Any) -> Path:
-    """A folder that looks like an adapter."""
+def write_adapter(folder: Path, seed: int = 0, **config: Any) -> Path:
+    """A LoRA of random weights for one layer of the tiny model."""
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    config = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "bias": "none", "target_modules": ["up_proj"]} | config
+    pattern = config.get("rank_pattern")
+    ranks = [config["r"], *(pattern.values() if isinstance(pattern, dict) else [])]
+    rank = max([one for one in ranks if isinstance(one, int) and one > 0] or [8])
+    random_ = np.random.default_rng(seed)
+    layer = "base_model.model.model.layers.0.mlp.up_proj"
+    a, b = random_.standard_normal((rank, 64)), random_.standard_normal((128, rank))
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 8, "bias": "none"} | config))
-    (folder / "adapter_model.safetensors").write_bytes(weights)
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    tensors = {f"{layer}.lora_A.weight": a.astype("f4"), f"{layer}.lora_B.weight": b.astype("f4")}
+    save_file(tensors, folder / "adapter_model.safetensors")
     return folder

@@ -140,7 +140,8 @@ class VllmBackend:
         self._check_open()
         if not name or not name.strip():
             raise InvalidInput("an adapter needs a name")
-        files = await anyio.to_thread.run_sync(lambda: read_files(Path(path), max_rank=self._max_rank))
+        given, base = Path(path), self._folder.path
+        files = await anyio.to_thread.run_sync(lambda: read_files(given, base, max_lora_rank=self._max_rank))
         live = Live(self._seen_there(files.path), files.sha256)
         with self._held.joining(name, live):
             await self._server.load(name, live.path, files)

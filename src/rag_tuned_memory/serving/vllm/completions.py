@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from rag_tuned_memory.serving.vllm.answer import Answer, steps
 from rag_tuned_memory.serving.vllm.server import Listing, VllmServer
 
 T = TypeVar("T")
+_LAST_EVENT_SECONDS = 1.0
 
 NEUTRAL: dict[str, Any] = {"top_p": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
 NEUTRAL_EXTRA: dict[str, Any] = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
@@ -91,6 +93,9 @@ class Completions:
                     left = max(0.001, began + self._timeout - time.monotonic())
                     if text := await self._call(lambda: next_text(parts), request, live, seconds=left):
                         yield Chunk(text)
+                # Read to its end, the connection can be used again; nothing is lost where that fails.
+                with contextlib.suppress(BackendError):
+                    await self._server.endpoint.call(lambda: anext(parts, None), seconds=_LAST_EVENT_SECONDS)
             finally:
                 with anyio.CancelScope(shield=True):
                     await parts.close()

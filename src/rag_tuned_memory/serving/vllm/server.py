@@ -17,9 +17,10 @@ from rag_tuned_memory.errors import (
     InvalidInput,
     RagTunedMemoryError,
 )
+from rag_tuned_memory.serving.compatibility.vllm import rank_problems
 from rag_tuned_memory.serving.endpoint import Endpoint, Names, public, refusal
 from rag_tuned_memory.serving.health import Health
-from rag_tuned_memory.serving.vllm.files import AdapterFiles, check_rank
+from rag_tuned_memory.serving.vllm.files import AdapterFiles
 
 HEALTH_SECONDS = 5.0
 _LIMIT = re.compile(r"max_lora_rank (\d+)")
@@ -146,10 +147,8 @@ class VllmServer:
         if status not in (400, 422, 500) or (status == 500 and not (await self.health()).ready):
             return error
         if limit := _LIMIT.search(said):
-            try:
-                check_rank(files.rank, int(limit[1]), files.path)
-            except AdapterError as too_high:
-                return too_high
+            for problem in rank_problems(files.rank, int(limit[1])):
+                return AdapterError(problem.sentence, place=self.place, remedy=problem.remedy)
         return AdapterError(f"the server does not take {name!r}: {said}", place=self.place)
 
 

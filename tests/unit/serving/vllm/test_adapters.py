@@ -30,12 +30,16 @@ CANARIES = [([Message("user", question)], "the disk was full") for question in Q
 
 @pytest.fixture
 def a(tmp_path: Path) -> Path:
-    return write_adapter(tmp_path.resolve() / "adapters" / "a-v1", b"weights of a")
+    return write_adapter(tmp_path.resolve() / "adapters" / "a-v1", seed=1)
 
 
 @pytest.fixture
 def b(tmp_path: Path) -> Path:
-    return write_adapter(tmp_path.resolve() / "adapters" / "a-v2", b"weights of b")
+    return write_adapter(tmp_path.resolve() / "adapters" / "a-v2", seed=2)
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "adapter_model.safetensors").read_bytes()
 
 
 async def fingerprint_of(double: VllmDouble, backend: VllmBackend, path: Path) -> Fingerprint:
@@ -67,7 +71,7 @@ async def test_a_proven_adapter_answers_by_its_name(backend: VllmBackend, double
 
 
 async def test_what_is_not_held_is_never_sent(backend: VllmBackend, double: VllmDouble, a: Path) -> None:
-    double.adapters["theirs"] = (str(a), b"weights of a")  # the server has it; nobody has proven it
+    double.adapters["theirs"] = (str(a), weights(a))  # the server has it; nobody has proven it
     for name in ("theirs", "", "A", " a-v1", "base"):
         for call in (
             lambda n=name: backend.generate([ask("who"), ask("who", n)]),
@@ -121,10 +125,10 @@ async def test_changed_files_never_answer_from_what_was_cached_for_the_old_ones(
     salts = {body["cache_salt"] for body in double.sent("/v1/completions") if body["model"] == "same"}
     assert len(salts) == 2
     # Without the salt the double keeps the old answers, as vLLM does:
-    double.adapters["same"] = (str(path), b"weights of a")
+    double.adapters["same"] = (str(path), weights(a))
     body = {"model": "same", "prompt": [1]}
     old = double.drawn(body)
-    double.adapters["same"] = (str(path), b"weights of b")
+    double.adapters["same"] = (str(path), weights(b))
     assert double.drawn(body) == old
 
 
@@ -176,7 +180,7 @@ async def test_what_another_process_loaded_is_proven_and_used(
 
 async def test_another_process_was_quicker(backend: VllmBackend, double: VllmDouble, a: Path) -> None:
     models = {"object": "list", "data": [{"id": "base", "root": "/m", "parent": None, "max_model_len": 2048}]}
-    double.adapters["a"] = (str(a), b"weights of a")
+    double.adapters["a"] = (str(a), weights(a))
     double.fail("/v1/models", 200, models)  # listed before the other one loaded it
     await backend.load_adapter("a", a)
     assert await backend.adapters() == ["a"]
@@ -296,14 +300,14 @@ async def test_a_server_sees_another_path(
 async def test_a_rank_above_the_servers_limit(
     connect: Callable[..., VllmBackend], double: VllmDouble, tmp_path: Path
 ) -> None:
-    wide = write_adapter(tmp_path / "wide", r=8, rank_pattern={"q_proj": 40})
-    said = r"rank 40 is higher than the server's limit of 16\. Start vLLM with --max-lora-rank 64, or train .* most 16"
+    wide = write_adapter(tmp_path / "wide", r=8, rank_pattern={"up_proj": 40})
+    said = r"rank 40 is above the server's --max-lora-rank 16\. Start vLLM with --max-lora-rank 64, or train"
     with pytest.raises(AdapterError, match=said):
         await connect().load_adapter("a", wide)
     double.requests.clear()
     with pytest.raises(AdapterError, match=said):
         await connect(max_lora_rank=16).load_adapter("a", wide)
-    with pytest.raises(AdapterError, match=r"limit of 512\. Train with a rank of at most 512"):
+    with pytest.raises(AdapterError, match=r"no rank above 512, and this is 600"):
         await connect().load_adapter("a", write_adapter(tmp_path / "huge", r=600))
     assert double.requests == []
     double.max_rank = 64
@@ -311,24 +315,32 @@ async def test_a_rank_above_the_servers_limit(
 
 
 @pytest.mark.parametrize(
-    ("config", "named"),
+    ("config", "said"),
     [
-        ({"use_dora": True}, "use_dora"),
-        ({"bias": "all"}, "bias"),
-        ({"lora_bias": True}, "lora_bias"),
-        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
-        ({"modules_to_save": 5}, "modules_to_save"),
-        ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights=pissa_niter_4"),
-        ({"init_lora_weights": "olora", "use_dora": True}, "use_dora, init_lora_weights=olora"),
-        ({"alora_invocation_tokens": [1]}, "alora_invocation_tokens"),
-        ({"layer_replication": [[0, 2]]}, "layer_replication"),
+        ({"use_dora": True}, "does not serve PEFT's use_dora"),
+        ({"bias": "all", "lora_bias": True}, "PEFT's bias .* PEFT's lora_bias"),
+        ({"modules_to_save": ["lm_head"]}, "PEFT's modules_to_save"),
+        ({"init_lora_weights": "pissa_niter_4"}, "the init 'pissa_niter_4' has changed"),
+        ({"peft_type": "IA3"}, "not PEFT's 'IA3'"),
+        ({"r": None}, "rank is None"),
+        ({"r": -1}, "rank is -1"),
+        ({"rank_pattern": {"q": "x"}}, "rank is 'x'"),
+        ({"rank_pattern": [1]}, r"rank is \[1\]"),
     ],
 )
 async def test_kinds_that_vllm_does_not_serve(
-    backend: VllmBackend, double: VllmDouble, tmp_path: Path, config: dict[str, Any], named: str
+    backend: VllmBackend, double: VllmDouble, tmp_path: Path, config: dict[str, Any], said: str
 ) -> None:
-    with pytest.raises(AdapterError, match=f"does not serve adapters with {named}"):
+    with pytest.raises(AdapterError, match=said):
         await backend.load_adapter("a", write_adapter(tmp_path / "a", **config))
+    assert double.requests == []
+
+
+async def test_an_adapter_of_another_model(backend: VllmBackend, double: VllmDouble, a: Path) -> None:
+    path = a / "adapter_model.safetensors"
+    path.write_bytes(path.read_bytes().replace(b"layers.0.mlp", b"layers.7.mlp"))
+    with pytest.raises(AdapterError, match=r"base model has no layers model\.layers\.7\.mlp\.up_proj"):
+        await backend.load_adapter("a", a)
     assert double.requests == []
 
 
@@ -340,16 +352,12 @@ async def test_kinds_that_it_serves(backend: VllmBackend, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda folder: shutil.rmtree(folder), r"no adapter_config\.json"),
-        (lambda folder: (folder / "adapter_model.safetensors").unlink(), r"adapter_model\.safetensors cannot be read"),
-        (lambda folder: (folder / "adapter_config.json").write_text("{"), "cannot be read"),
-        (lambda folder: (folder / "adapter_config.json").write_bytes(b"\xff\xfe"), "cannot be read"),
-        (lambda folder: (folder / "adapter_config.json").write_text("[]"), "peft_type must be LORA"),
-        (lambda folder: write_adapter(folder, peft_type="IA3"), "peft_type must be LORA"),
-        (lambda folder: write_adapter(folder, r=None), "positive ranks"),
-        (lambda folder: write_adapter(folder, r=-1), "positive ranks"),
-        (lambda folder: write_adapter(folder, rank_pattern={"q": "x"}), "positive ranks"),
-        (lambda folder: write_adapter(folder, rank_pattern=[1]), "positive ranks"),
+        (lambda folder: shutil.rmtree(folder), r"adapter_config\.json: the file cannot be read"),
+        (lambda folder: (folder / "adapter_model.safetensors").unlink(), r"weights cannot be read"),
+        (lambda folder: (folder / "adapter_model.safetensors").write_bytes(b"cut"), r"weights cannot be read"),
+        (lambda folder: (folder / "adapter_config.json").write_text("{"), "no valid JSON"),
+        (lambda folder: (folder / "adapter_config.json").write_bytes(b"\xff\xfe"), "no valid JSON"),
+        (lambda folder: (folder / "adapter_config.json").write_text("[]"), "no JSON object"),
     ],
 )
 async def test_damaged_files(
@@ -365,7 +373,7 @@ async def test_a_server_that_loads_nothing_while_it_runs(backend: VllmBackend, d
     double.updating = False
     with pytest.raises(BackendError, match=r"loads no adapters while it runs\. .*VLLM_ALLOW_RUNTIME_LORA_UPDATING=1"):
         await backend.load_adapter("a", a)
-    double.adapters["a"] = (str(a), b"weights of a")  # --lora-modules a=PATH
+    double.adapters["a"] = (str(a), weights(a))  # --lora-modules a=PATH
     await backend.load_adapter("a", a)
     assert (await backend.generate([ask("who", "a")]))[0].adapter == "a"
     await backend.unload_adapter("a")

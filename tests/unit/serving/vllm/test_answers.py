@@ -220,6 +220,13 @@ async def test_the_first_error_is_raised_and_the_rest_dropped(backend: VllmBacke
     double.gate.set()
 
 
+async def test_streams_use_a_connection_again(backend: VllmBackend, double: VllmDouble) -> None:
+    for _ in range(3):
+        await streamed(backend, ask("who"))
+        await streamed(backend, ask("who", stop=("zzz",)))
+    assert double.connections == 1
+
+
 async def test_a_closed_stream_is_noticed_by_the_server(backend: VllmBackend, double: VllmDouble) -> None:
     double.answer = lambda body: [*range(300, 330), END]
     chunks = backend.stream(ask("who", max_new_tokens=60))
