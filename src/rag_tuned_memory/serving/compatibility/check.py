@@ -63,11 +63,13 @@ def _target_problems(config: Mapping[str, Any], base: BaseFacts, server: Server)
 
 
 def _rank_problems(config: Mapping[str, Any], server: Server, max_lora_rank: int | None) -> Iterator[Problem]:
-    rank = config.get("r")
-    if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
-        yield Problem(f"the adapter's rank is {rank!r}", "It must be a whole number from 1 on.")
+    pattern = config.get("rank_pattern") or {}
+    ranks = [config.get("r"), *(pattern.values() if isinstance(pattern, Mapping) else [pattern])]
+    wrong = [rank for rank in ranks if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1]
+    if wrong:
+        yield Problem(f"the adapter's rank is {wrong[0]!r}", "It must be a whole number from 1 on.")
     elif server == "vllm":
-        yield from vllm.rank_problems(max([rank, *(config.get("rank_pattern") or {}).values()]), max_lora_rank)
+        yield from vllm.rank_problems(max(ranks), max_lora_rank)
 
 
 @dataclass(frozen=True, slots=True)
