@@ -1,0 +1,13 @@
+"""The client of a text-generation-inference (TGI) server."""
+
+from rag_tuned_memory.models.extras import require
+
+for _module in ("huggingface_hub", "tenacity"):
+    require(_module, extra="tgi")
+
+from rag_tuned_memory.serving.tgi.backend import TgiBackend  # noqa: E402
+from rag_tuned_memory.serving.tgi.grammar import Grammar, JsonGrammar, RegexGrammar  # noqa: E402
+from rag_tuned_memory.serving.tgi.limits import TimeLimits  # noqa: E402
+from rag_tuned_memory.serving.tgi.server import Health, ServerInfo  # noqa: E402
+
+__all__ = ["Grammar", "Health", "JsonGrammar", "RegexGrammar", "ServerInfo", "TgiBackend", "TimeLimits"]

@@ -1,0 +1,73 @@
+"""From a server's tokens to an answer."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+from rag_tuned_memory.serving.base import Generation, Request, Token
+from rag_tuned_memory.serving.stopping import StopStrings
+from rag_tuned_memory.serving.tgi.failures import protocol_error
+
+
+class Answer:
+    """One answer as its tokens come.
+
+    The text is what the tokens say, joined: TGI's ``generated_text`` is the same, but holds the stop string, and is
+    empty where the answer ends inside a character. Special tokens, the one that ends the answer too, have no text.
+    """
+
+    def __init__(self, request: Request, place: str) -> None:
+        self._request = request
+        self._place = place
+        self._stop = StopStrings(request.stop)
+        self._tokens: list[Token] = []
+        self._special = False
+        self._text = ""
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string came, so that nothing more is to be taken."""
+        return self._stop.found
+
+    def take(self, token: Any) -> str:
+        """Take the ``token`` of an event; returns the text that may be shown now. Raises BackendError."""
+        given = (getattr(token, name, None) for name in ("id", "text", "special"))
+        match tuple(given):
+            case (int() as token_id, str() as text, bool() as special):
+                self._special = special
+            case other:
+                raise protocol_error(f"a token like {str(other)[:100]}", self._place)
+        text = "" if special else text
+        self._tokens.append(Token(token_id, text, logprob_of(token), math.nan))
+        return self._show(self._stop.push(text))
+
+    def finish(self) -> str:
+        """No more tokens come: returns the rest of the text."""
+        return self._show(self._stop.finish())
+
+    def generation(self, reason: str | None, prompt_tokens: int, seconds: float) -> Generation:
+        """The finished answer; ``reason`` is TGI's, None where we stopped reading."""
+        return Generation(
+            text=self._text,
+            tokens=tuple(self._tokens),
+            prompt_tokens=prompt_tokens,
+            finish_reason=self._finish_reason(reason),
+            adapter=self._request.adapter,
+            seconds=seconds,
+        )
+
+    def _finish_reason(self, reason: str | None) -> Literal["stop", "length"]:
+        # An end token in the last place that there is counts as "length" on TGI, and as the end everywhere else.
+        cut = reason == "length" and not self.stopped and not self._special
+        return "length" if cut else "stop"
+
+    def _show(self, text: str) -> str:
+        self._text += text
+        return text
+
+
+def logprob_of(token: Any) -> float:
+    """A token's log-probability; NaN where the server gives none, which is how it writes NaN."""
+    value = getattr(token, "logprob", None)
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
