@@ -14,15 +14,16 @@ class Answer:
     """One answer as its tokens come.
 
     The text is what the tokens say, joined: TGI's ``generated_text`` is the same, but holds the stop string, and is
-    empty where the answer ends inside a character. Special tokens, the one that ends the answer too, have no text.
+    empty where the answer ends inside a character. Special tokens, the one that ends the answer too (``end_id``), have
+    no text.
     """
 
-    def __init__(self, request: Request, place: str) -> None:
+    def __init__(self, request: Request, end_id: int | None, place: str) -> None:
         self._request = request
+        self._end_id = end_id
         self._place = place
         self._stop = StopStrings(request.stop)
         self._tokens: list[Token] = []
-        self._special = False
         self._text = ""
 
     @property
@@ -32,12 +33,9 @@ class Answer:
 
     def take(self, token: Any) -> str:
         """Take the ``token`` of an event; returns the text that may be shown now. Raises BackendError."""
-        given = (getattr(token, name, None) for name in ("id", "text", "special"))
-        match tuple(given):
-            case (int() as token_id, str() as text, bool() as special):
-                self._special = special
-            case other:
-                raise protocol_error(f"a token like {str(other)[:100]}", self._place)
+        token_id, text, special = (getattr(token, name, None) for name in ("id", "text", "special"))
+        if not (isinstance(token_id, int) and isinstance(text, str) and isinstance(special, bool)):
+            raise protocol_error("an event without a token", self._place)
         text = "" if special else text
         self._tokens.append(Token(token_id, text, logprob_of(token), math.nan))
         return self._show(self._stop.push(text))
@@ -47,7 +45,7 @@ class Answer:
         return self._show(self._stop.finish())
 
     def generation(self, reason: str | None, prompt_tokens: int, seconds: float) -> Generation:
-        """The finished answer; ``reason`` is TGI's, None where we stopped reading."""
+        """The finished answer; ``reason`` is TGI's. Where it gave none, the number of tokens tells."""
         return Generation(
             text=self._text,
             tokens=tuple(self._tokens),
@@ -59,8 +57,11 @@ class Answer:
 
     def _finish_reason(self, reason: str | None) -> Literal["stop", "length"]:
         # An end token in the last place that there is counts as "length" on TGI, and as the end everywhere else.
-        cut = reason == "length" and not self.stopped and not self._special
-        return "length" if cut else "stop"
+        if self.stopped or self._tokens[-1].id == self._end_id:
+            return "stop"
+        if reason is None:
+            return "length" if len(self._tokens) >= self._request.max_new_tokens else "stop"
+        return "length" if reason == "length" else "stop"
 
     def _show(self, text: str) -> str:
         self._text += text

@@ -228,7 +228,7 @@ class TgiBackend:
     ) -> AsyncGenerator[Chunk, None]:
         budget = Budget(self._limits.total)
         text = await self._folder.text(request.messages)
-        answer = Answer(request, self._client.place)
+        answer = Answer(request, self._folder.tokenizer().eos_token_id, self._client.place)  # loaded for the text
         process, stream = await self._with_tries(lambda: self._begin(request, held, text, grammar, budget), budget)
         try:
             while True:

@@ -45,11 +45,11 @@ def refusal(status: int, body: bytes, place: str) -> RagTunedMemoryError:
     message, kind = _read(body)
     if status in (401, 403):
         return BackendError(
-            "the server refuses the API key" if status == 403 or message else "the server wants an API key",
+            "the API key is missing or wrong",
             place=place,
             remedy="Give api_key the key that the server was started with (its API_KEY).",
         )
-    if status in (400, 415, 422) and not kind:
+    if status in (400, 422) and not kind:
         kind = "validation"
     if status in (404, 405) or 300 <= status < 400:
         return BackendError(
