@@ -306,7 +306,7 @@ class TgiBackend:
         """The result of ``function``, tried again with growing, random pauses while the server is overloaded."""
         tries = AsyncRetrying(
             retry=retry_if_exception_type(BackendOverloaded),
-            stop=lambda state: state.attempt_number >= self._max_tries or not budget.left(_LONGEST_PAUSE),
+            stop=lambda state: state.attempt_number >= self._max_tries or budget.left(math.inf) <= state.upcoming_sleep,
             wait=random_pauses(multiplier=0.2, max=_LONGEST_PAUSE),
             sleep=anyio.sleep,
             reraise=True,

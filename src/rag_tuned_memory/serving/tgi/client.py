@@ -222,7 +222,8 @@ def _parsed(url: str) -> httpx.URL:
         parsed = httpx.URL(url)
     except (httpx.InvalidURL, TypeError) as error:
         raise InvalidInput(f"{url!r} is no URL: {error}", remedy=_EXAMPLE) from error
-    if parsed.scheme not in ("http", "https") or not parsed.host or parsed.query or parsed.fragment:
+    whole = parsed.scheme in ("http", "https") and parsed.host and not parsed.query and not parsed.fragment
+    if not whole or not 0 < (parsed.port or 80) < 65536:
         raise InvalidInput(f"{url!r} is not the URL of a server", remedy=_EXAMPLE)
     return parsed.copy_with(path=parsed.path.rstrip("/") + "/")
 

@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
+from recordings import stream_reply, token
+from replay_server import Answer, ReplayServer
 
 from rag_tuned_memory.serving.folder import ModelFolder
 from rag_tuned_memory.serving.tgi import TgiBackend, TimeLimits
-from recordings import stream_reply, token
-from replay_server import Answer, ReplayServer
 
 SHORT = TimeLimits(connect=2, first_token=5, between_tokens=5, total=10, probe=5)
 

@@ -90,7 +90,7 @@ def chunk(data: bytes) -> bytes:
     return b"%x\r\n%s\r\n" % (len(data), data)
 
 
-def token(text: str, *, id: int = 7, logprob: float | None = -0.5, special: bool = False) -> dict[str, Any]:  # noqa: A002
+def token(text: str, *, id: int = 7, logprob: float | None = -0.5, special: bool = False) -> dict[str, Any]:
     return {"id": id, "text": text, "logprob": logprob, "special": special}
 
 

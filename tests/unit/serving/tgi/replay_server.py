@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import anyio.to_thread
 from recordings import Reply, json_reply, reply
 
 Answer = Reply | Callable[[dict[str, Any]], Reply | None]
@@ -67,6 +68,10 @@ class ReplayServer:
     def generated(self) -> list[Any]:
         """The bodies of the requests for text."""
         return [body for method, path, _, body in self.requests if (method, path) == ("POST", "/")]
+
+    async def client_left(self) -> bool:
+        """Wait until a client closed the connection of an unfinished answer."""
+        return await anyio.to_thread.run_sync(self.gone.wait, 2)
 
     def stop(self) -> None:
         """End as a killed process does: the port is closed and all connections are cut."""

@@ -1,4 +1,4 @@
-"""Every answer that was recorded from a real server, given to the client: what comes of it, and that nothing else does."""
+"""Every answer that was recorded from a real server, given to the client: what comes of it, and nothing else."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import math
 from collections.abc import Callable
 
 import pytest
-
 from asking import ask
+from recordings import body, events, load, names, reply, stream_reply
+from replay_server import ReplayServer
+
 from rag_tuned_memory import errors
 from rag_tuned_memory.errors import (
     BackendError,
@@ -20,8 +22,6 @@ from rag_tuned_memory.errors import (
 from rag_tuned_memory.serving.base import Generation
 from rag_tuned_memory.serving.tgi import TgiBackend
 from rag_tuned_memory.serving.tgi.scoring import completion_logprobs
-from recordings import body, events, load, names, reply, stream_reply
-from replay_server import ReplayServer
 
 pytestmark = pytest.mark.anyio
 Serve = Callable[..., ReplayServer]
@@ -63,7 +63,7 @@ REFUSED: dict[type[RagTunedMemoryError], tuple[str, str]] = {
         """,
     ),
     BackendError: (
-        "the API key is missing or wrong|answers 40.: no text-gen|failed|not speak text-generation-inference's protocol",
+        "the API key is missing or wrong|answers 40.: no text-gen|failed|not speak text-generation-inference",
         """
         auth_missing auth_missing_chat auth_missing_malformed auth_missing_root auth_missing_stream
         auth_missing_tokenize auth_missing_unknown_path auth_no_bearer auth_wrong bad_no_content_type
