@@ -2,8 +2,7 @@
 
 from rag_tuned_memory.models.extras import require
 
-for _module in ("huggingface_hub", "tenacity"):
-    require(_module, extra="tgi")
+require("tenacity", extra="tgi")
 
 from rag_tuned_memory.serving.tgi.backend import TgiBackend  # noqa: E402
 from rag_tuned_memory.serving.tgi.grammar import Grammar, JsonGrammar, RegexGrammar  # noqa: E402

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Literal
 
 from rag_tuned_memory.serving.base import Generation, Request, Token
 from rag_tuned_memory.serving.stopping import StopStrings
-from rag_tuned_memory.serving.tgi.failures import protocol_error
+from rag_tuned_memory.serving.tgi.wire import WireToken
 
 
 class Answer:
@@ -18,10 +18,9 @@ class Answer:
     no text.
     """
 
-    def __init__(self, request: Request, end_id: int | None, place: str) -> None:
+    def __init__(self, request: Request, end_id: int | None) -> None:
         self._request = request
         self._end_id = end_id
-        self._place = place
         self._stop = StopStrings(request.stop)
         self._tokens: list[Token] = []
         self._text = ""
@@ -31,13 +30,10 @@ class Answer:
         """Whether a stop string came, so that nothing more is to be taken."""
         return self._stop.found
 
-    def take(self, token: Any) -> str:
-        """Take the ``token`` of an event; returns the text that may be shown now. Raises BackendError."""
-        token_id, text, special = (getattr(token, name, None) for name in ("id", "text", "special"))
-        if not (isinstance(token_id, int) and isinstance(text, str) and isinstance(special, bool)):
-            raise protocol_error("an event without a token", self._place)
-        text = "" if special else text
-        self._tokens.append(Token(token_id, text, logprob_of(token), math.nan))
+    def take(self, token: WireToken) -> str:
+        """Take one token; returns the text that may be shown now."""
+        text = "" if token.special else token.text
+        self._tokens.append(Token(token.id, text, token.known_logprob, math.nan))
         return self._show(self._stop.push(text))
 
     def finish(self) -> str:
@@ -66,9 +62,3 @@ class Answer:
     def _show(self, text: str) -> str:
         self._text += text
         return text
-
-
-def logprob_of(token: Any) -> float:
-    """A token's log-probability; NaN where the server gives none, which is how it writes NaN."""
-    value = getattr(token, "logprob", None)
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan

@@ -31,6 +31,7 @@ from rag_tuned_memory.serving.tgi.grammar import Grammar, as_parameter
 from rag_tuned_memory.serving.tgi.holding import Held, HeldAdapters
 from rag_tuned_memory.serving.tgi.limits import Budget, TimeLimits
 from rag_tuned_memory.serving.tgi.server import Health, ServerInfo
+from rag_tuned_memory.serving.tgi.wire import Whole
 from rag_tuned_memory.serving.tgi.witness import Witness
 
 T = TypeVar("T")
@@ -56,7 +57,7 @@ class TgiBackend:
     when the process was replaced by another, the proof is made again before the next request. ``url`` must lead to one
     process, not to several behind a balancer.
 
-    To be used from one asyncio event loop.
+    To be used from one event loop.
 
     Args:
         url: the server's root, such as ``http://localhost:8080``.
@@ -228,24 +229,24 @@ class TgiBackend:
     ) -> AsyncGenerator[Chunk, None]:
         budget = Budget(self._limits.total)
         text = await self._folder.text(request.messages)
-        answer = Answer(request, self._folder.tokenizer().eos_token_id, self._client.place)  # loaded for the text
+        answer = Answer(request, self._folder.tokenizer().eos_token_id)  # which the text has loaded
         process, stream = await self._with_tries(lambda: self._begin(request, held, text, grammar, budget), budget)
         try:
             while True:
                 shown = answer.take(stream.current.token)
-                if answer.stopped or stream.last:
+                if answer.stopped or stream.current.last:
                     shown += answer.finish()
                 if shown:
                     yield Chunk(shown)
-                if answer.stopped or stream.last:
+                if answer.stopped or stream.current.last:
                     break
                 await stream.advance(budget.left(self._limits.between_tokens))
         finally:
             process.slots.release()
             await stream.close()
         details = stream.current.details
-        prompt_tokens = getattr(details, "input_length", None)
-        if not isinstance(prompt_tokens, int):  # only the last event tells, and we may have stopped before it
+        prompt_tokens = details.input_length if details else None
+        if prompt_tokens is None:  # only the last event tells, and we may have stopped before it
             prompt_tokens = len(await self._folder.ids(request.messages))
         reason = details.finish_reason if details else None
         yield Chunk("", answer.generation(reason, prompt_tokens, budget.spent))
@@ -262,7 +263,7 @@ class TgiBackend:
             parameters = _parameters(request, process.info)
             if grammar:
                 parameters["grammar"] = as_parameter(grammar)
-            return process, await self._client.begin(text, budget.left(self._limits.first_token), **parameters)
+            return process, await self._client.begin(text, parameters, budget.left(self._limits.first_token))
         except BaseException:
             process.slots.release()
             raise
@@ -273,18 +274,13 @@ class TgiBackend:
         budget = Budget(self._limits.total)
         text, ids, start = await scoring.prompt_and_ids(self._folder, request, completion)
 
-        async def ask() -> Any:
+        async def ask() -> Whole:
             process = await self._ready(held)
             async with process.slots:
                 budget.start()
-                return await self._client.complete(
-                    text,
-                    budget.left(math.inf),
-                    max_new_tokens=1,
-                    do_sample=False,
-                    adapter_id=request.adapter,
-                    decoder_input_details=True,
-                )
+                parameters = {"max_new_tokens": 1, "do_sample": False, "adapter_id": request.adapter}
+                parameters["decoder_input_details"] = True
+                return await self._client.complete(text, parameters, budget.left(math.inf))
 
         return scoring.completion_logprobs(await self._with_tries(ask, budget), ids, start, self._client.place)
 
@@ -370,7 +366,7 @@ class _Unheld:
 
 
 def _parameters(request: Request, info: ServerInfo) -> dict[str, Any]:
-    """The request as parameters of ``AsyncInferenceClient.text_generation``.
+    """The request as TGI's parameters; None is left out.
 
     More stop strings than the server takes are kept here: ``Answer`` looks for all of them anyway.
     """

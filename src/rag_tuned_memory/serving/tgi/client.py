@@ -1,30 +1,32 @@
-"""huggingface_hub's client of a TGI server, over a transport of our own.
+"""Requests to a TGI server: whole answers, streams, and questions about the server itself.
 
-The hub's ``AsyncInferenceClient`` builds the requests and reads the answers and error events. Sending is done here,
-because its own transport (seen in 2.4.0) leaves a stream open when its reader is cancelled, splits lines at U+2028 and
-U+0085 inside of a token's text, sends the token that the user has for huggingface.co to any server, refuses all servers
-under ``HF_HUB_OFFLINE``, asks again without the ``adapter_id`` after some errors, and takes 35 ms to be made.
+Plain HTTP, and not huggingface_hub's ``AsyncInferenceClient``, whose requests these are (a test compares them). Seen in
+its version 2.4.0: a stream stays open when its reader is cancelled; a token's text with U+2028 or U+0085 breaks it; it
+takes 0.1 ms a token to read; the user's token for huggingface.co goes to any server; ``HF_HUB_OFFLINE`` forbids all
+servers; and after some errors it asks again without the ``adapter_id``.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections import deque
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import anyio
 import httpx
-from huggingface_hub import AsyncInferenceClient, TextGenerationOutput, TextGenerationStreamOutput
 
 from rag_tuned_memory.errors import InvalidInput
 from rag_tuned_memory.serving.tgi.failures import cut, protocol_error, refusal, translated
 from rag_tuned_memory.serving.tgi.limits import Patience, TimeLimits
+from rag_tuned_memory.serving.tgi.wire import Event, Whole, read_event, read_whole
 
 _LONGEST_LINE = 4 << 20
 """Bytes of one event or error; more is no TGI server."""
 _GRACE = 1.0
 """Seconds to close a connection, or to read a stream's end after its last event so that its connection can be kept."""
+_EXAMPLE = "It looks like http://localhost:8080."
 
 
 class TgiClient:
@@ -50,85 +52,89 @@ class TgiClient:
             verify=ssl.create_default_context() if self.url.scheme == "https" else False,
         )
 
-    async def complete(self, prompt: str, seconds: float, **parameters: Any) -> TextGenerationOutput:
-        """A whole answer with its details, within ``seconds``; ``parameters`` as of ``AsyncInferenceClient``.
-
-        Works on asyncio only: so does the hub's client.
+    async def complete(self, prompt: str, parameters: dict[str, Any], seconds: float) -> Whole:
+        """A whole answer with its details, within ``seconds``.
 
         Raises:
             InvalidInput, PromptTooLong, BackendError, BackendUnavailable: see ``errors``.
         """
-        exchange = Exchange(self.place, self._http)
-        try:
-            with translated(self.place):
-                answer = await self.patience.wait(
-                    lambda: exchange.text_generation(prompt, details=True, return_full_text=False, **parameters),
-                    seconds,
-                    "the answer",
-                )
-        finally:
-            await _close(exchange)
-        if not isinstance(answer, TextGenerationOutput) or answer.details is None:
-            raise protocol_error("an answer without details", self.place)
-        return answer
 
-    async def begin(self, prompt: str, seconds: float, **parameters: Any) -> TokenStream:
+        async def ask() -> bytes:
+            response = await self._sent(prompt, parameters, stream=False)
+            try:
+                return await response.aread()
+            finally:
+                await _close(response)
+
+        with translated(self.place):
+            return read_whole(await self.patience.wait(ask, seconds, "the answer"), self.place)
+
+    async def begin(self, prompt: str, parameters: dict[str, Any], seconds: float) -> TokenStream:
         """As ``complete``, but a stream, once its first token is there. It is to be closed."""
-        exchange = Exchange(self.place, self._http)
-        try:
-            with translated(self.place):
-                return await self.patience.wait(
-                    lambda: _first(exchange, self.patience, prompt, parameters), seconds, "the first token"
-                )
-        except BaseException:
-            await _close(exchange)
-            raise
+
+        async def ask() -> TokenStream:
+            response = await self._sent(prompt, parameters, stream=True)
+            try:
+                kind = response.headers.get("content-type", "")
+                if kind.partition(";")[0].strip() != "text/event-stream":
+                    raise protocol_error(f"a stream was asked for, {kind or 'nothing named'} came", self.place)
+                stream = TokenStream(response, self.patience, self.place)
+                await stream.first()
+            except BaseException:
+                await _close(response)
+                raise
+            return stream
+
+        with translated(self.place):
+            return await self.patience.wait(ask, seconds, "the first token")
 
     async def get(self, path: str) -> httpx.Response:
-        """What the server says of itself at ``path``, whatever the status.
-
-        Raises:
-            BackendUnavailable: it does not answer in time.
-        """
+        """What the server says of itself at ``path``, whatever the status. Raises BackendUnavailable."""
         return await self._probe("GET", path, None)
 
     async def post(self, path: str, body: Any) -> httpx.Response:
         """As ``get``, for a question with a body."""
         return await self._probe("POST", path, body)
 
-    async def _probe(self, method: str, path: str, body: Any) -> httpx.Response:
-        address = self.place.rstrip("/") + path
-        with translated(self.place):
-            return await self.patience.wait(
-                lambda: self._http.request(method, address, json=body), self.limits.probe, f"an answer from {path}"
-            )
-
     async def close(self) -> None:
         """End all requests with BackendUnavailable and close the connections."""
         self.patience.close()
         await self._http.aclose()
 
+    async def _sent(self, prompt: str, parameters: dict[str, Any], *, stream: bool) -> httpx.Response:
+        """The answer to a request for text, of which only the headers were read: status 200."""
+        given = {key: value for key, value in parameters.items() if value is not None}
+        # ``/`` gives the prompt back before the answer unless it is told not to.
+        body = {"inputs": prompt, "parameters": {**given, "details": True, "return_full_text": False}}
+        request = self._http.build_request("POST", self.url, json={**body, "stream": True} if stream else body)
+        response = await self._http.send(request, stream=True)
+        if response.status_code == 200:
+            return response
+        try:
+            raise refusal(response.status_code, await _beginning(response), self.place)
+        finally:
+            await _close(response)
+
+    async def _probe(self, method: str, path: str, body: Any) -> httpx.Response:
+        address = self.url.copy_with(path=self.url.path.rstrip("/") + path)
+        with translated(self.place):
+            return await self.patience.wait(
+                lambda: self._http.request(method, address, json=body), self.limits.probe, f"an answer from {path}"
+            )
+
 
 class TokenStream:
-    """The events of one answer, one a token. ``last`` says whether the server has said that it is done."""
+    """The events of one answer, one a token; ``current`` is the latest."""
 
-    def __init__(
-        self,
-        exchange: Exchange,
-        patience: Patience,
-        events: AsyncIterator[TextGenerationStreamOutput],
-        first: TextGenerationStreamOutput,
-    ) -> None:
-        self.current = first
-        self._exchange = exchange
+    current: Event
+
+    def __init__(self, response: httpx.Response, patience: Patience, place: str) -> None:
+        self._response = response
         self._patience = patience
-        self._events = events
-        self._tokens = 1
-
-    @property
-    def last(self) -> bool:
-        """Whether ``current`` is the last event."""
-        return self.current.details is not None or self.current.generated_text is not None
+        self._place = place
+        self._arrivals = _arrivals(response)
+        self._waiting: deque[bytes] = deque()
+        self._tokens = 0
 
     async def advance(self, seconds: float) -> None:
         """Wait at most ``seconds`` for the next token.
@@ -136,71 +142,53 @@ class TokenStream:
         Raises:
             BackendUnavailable, BackendError: the connection was cut, the server failed or hangs.
         """
-        with translated(self._exchange.place):
-            self.current = await self._patience.wait(self._next, seconds, "the next token")
-        self._tokens += 1
+        if not self._waiting:
+            with translated(self._place):
+                await self._patience.wait(self._arrive, seconds, "the next token")
+        self._take()
 
-    async def _next(self) -> TextGenerationStreamOutput:
-        async for event in self._events:
-            return event
-        raise cut(self._exchange.place, self._tokens)
+    async def first(self) -> None:
+        """Wait for the first token, as long as it takes."""
+        await self._arrive()
+        self._take()
+
+    async def _arrive(self) -> None:
+        async for events in self._arrivals:
+            if events:
+                self._waiting.extend(events)
+                return
+        raise cut(self._place, self._tokens)
+
+    def _take(self) -> None:
+        self.current = read_event(self._waiting.popleft(), self._place)
+        self._tokens += 1
 
     async def close(self) -> None:
         """Free the connection: for the next request where the answer is complete, else the server sees it closed."""
         try:
-            if self.last:
+            if self.current.last:
                 with contextlib.suppress(Exception), anyio.move_on_after(_GRACE):
-                    async for _ in self._events:
+                    async for _ in self._arrivals:
                         pass
         finally:
-            await _close(self._exchange)
+            await _close(self._response, self._arrivals)
 
 
-class Exchange(AsyncInferenceClient):
-    """One request and its answer over a given HTTP client; closing it closes the answer."""
+async def _arrivals(response: httpx.Response) -> AsyncGenerator[list[bytes], None]:
+    """What comes at a time: events, each what stands after ``data:`` in its only line. A line without end is not given.
 
-    def __init__(self, place: str, http: httpx.AsyncClient) -> None:
-        # Without a key the hub's client looks for the user's own; the real one is in ``http``'s headers.
-        super().__init__(base_url=place, provider="hf-inference", api_key="unused")
-        self.place = place
-        self._http = http
-
-    async def _inner_post(self, request_parameters: Any, *, stream: bool = False) -> Any:
-        request = self._http.build_request("POST", request_parameters.url, json=request_parameters.json)
-        response = await self._http.send(request, stream=True)
-        self.exit_stack.push_async_callback(response.aclose)
-        if response.status_code != 200:
-            raise refusal(response.status_code, await _read(response), self.place)
-        if not stream:
-            return await response.aread()
-        if (kind := response.headers.get("content-type", "")).partition(";")[0].strip() != "text/event-stream":
-            raise protocol_error(f"a stream was asked for, {kind or 'something without content type'} came", self.place)
-        lines = _lines(response)
-        self.exit_stack.push_async_callback(lines.aclose)
-        return lines
-
-
-async def _first(exchange: Exchange, patience: Patience, prompt: str, parameters: dict[str, Any]) -> TokenStream:
-    events = await exchange.text_generation(prompt, details=True, return_full_text=False, stream=True, **parameters)
-    iterator = aiter(events)
-    async for event in iterator:
-        return TokenStream(exchange, patience, iterator, event)
-    raise cut(exchange.place, 0)
-
-
-async def _lines(response: httpx.Response) -> AsyncGenerator[str, None]:
-    """The lines of a stream of events, which end with a line feed and nothing else. One without end is not given."""
+    Lines end with a line feed only: httpx's own lines end at U+2028 too, which a token may hold.
+    """
     rest = b""
     async for piece in response.aiter_bytes():
         *lines, rest = (rest + piece).split(b"\n")
-        for line in lines:
-            yield line.rstrip(b"\r").decode()
+        yield [line[5:] for line in lines if line.startswith(b"data:")]
         if len(rest) > _LONGEST_LINE:
-            raise ValueError("an event without end")
+            raise httpx.DecodingError("an event without end")
 
 
-async def _read(response: httpx.Response) -> bytes:
-    """The beginning of an error's body."""
+async def _beginning(response: httpx.Response) -> bytes:
+    """Of an error's body, as much as may be a message."""
     body = b""
     async for piece in response.aiter_bytes():
         body += piece
@@ -209,12 +197,13 @@ async def _read(response: httpx.Response) -> bytes:
     return body
 
 
-async def _close(exchange: Exchange) -> None:
-    # A cancelled task must still close its connection: that is how the server learns to stop.
-    with anyio.CancelScope(shield=True, deadline=anyio.current_time() + _GRACE):
-        # The answer, or the error that is on its way, counts more than a socket that will not close.
-        with contextlib.suppress(Exception):
-            await exchange.exit_stack.aclose()
+async def _close(response: httpx.Response, arrivals: AsyncGenerator[list[bytes], None] | None = None) -> None:
+    # A cancelled task must still close its connection: that is how the server learns to stop. The answer, or the error
+    # that is on its way, counts more than a socket that will not close.
+    with anyio.CancelScope(shield=True, deadline=anyio.current_time() + _GRACE), contextlib.suppress(Exception):
+        if arrivals:
+            await arrivals.aclose()
+        await response.aclose()
 
 
 def _parsed(url: str) -> httpx.URL:
@@ -226,9 +215,6 @@ def _parsed(url: str) -> httpx.URL:
     if not whole or not 0 < (parsed.port or 80) < 65536:
         raise InvalidInput(f"{url!r} is not the URL of a server", remedy=_EXAMPLE)
     return parsed.copy_with(path=parsed.path.rstrip("/") + "/")
-
-
-_EXAMPLE = "It looks like http://localhost:8080."
 
 
 def _headers(api_key: str | None) -> dict[str, str]:

@@ -8,13 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import httpx
-from huggingface_hub.errors import (
-    GenerationError,
-    IncompleteGenerationError,
-    OverloadedError,
-    TextGenerationError,
-    ValidationError,
-)
 
 from rag_tuned_memory.errors import (
     BackendError,
@@ -25,19 +18,13 @@ from rag_tuned_memory.errors import (
     RagTunedMemoryError,
 )
 
-_TOO_LONG = re.compile(r"`inputs` (tokens \+ `max_new_tokens` must be|must have less than)")
-_SHARD_GONE = re.compile(r"transport error|trying to connect|tcp connect|CANCELLED|connection \w+|broken pipe", re.I)
 NOT_THERE = "Check that it runs and that this is its address; while a TGI server starts, its port is closed."
-_KINDS: tuple[tuple[type[TextGenerationError], str], ...] = (
-    (ValidationError, "validation"),
-    (OverloadedError, "overloaded"),
-    (GenerationError, "generation"),
-    (IncompleteGenerationError, "incomplete_generation"),
-)
-_BY_STATUS = {413: "too_large", 424: "generation", 429: "overloaded", 500: "server"}
 _SHORTEN = (
     "Shorten the prompt or ask for fewer new tokens; the server's limits are its MAX_INPUT_TOKENS and MAX_TOTAL_TOKENS."
 )
+_TOO_LONG = re.compile(r"`inputs` (tokens \+ `max_new_tokens` must be|must have less than)")
+_SHARD_GONE = re.compile(r"transport error|trying to connect|tcp connect|CANCELLED|connection \w+|broken pipe", re.I)
+_BY_STATUS = {400: "validation", 413: "too_large", 422: "validation", 424: "generation", 429: "overloaded"}
 
 
 def refusal(status: int, body: bytes, place: str) -> RagTunedMemoryError:
@@ -49,8 +36,6 @@ def refusal(status: int, body: bytes, place: str) -> RagTunedMemoryError:
             place=place,
             remedy="Give api_key the key that the server was started with (its API_KEY).",
         )
-    if status in (400, 422) and not kind:
-        kind = "validation"
     if status in (404, 405) or 300 <= status < 400:
         return BackendError(
             f"it answers {status}: no text-generation-inference server",
@@ -64,6 +49,7 @@ def refusal(status: int, body: bytes, place: str) -> RagTunedMemoryError:
 
 def meaning(kind: str, message: str, place: str) -> RagTunedMemoryError:
     """The error that TGI's ``error_type`` and ``error`` mean, wherever they came from."""
+    message = _short(message)
     if kind == "too_large":
         return PromptTooLong(f"the request is too large for the server ({message})", place=place, remedy=_SHORTEN)
     if kind == "validation":
@@ -89,14 +75,9 @@ def meaning(kind: str, message: str, place: str) -> RagTunedMemoryError:
 
 @contextmanager
 def translated(place: str) -> Iterator[None]:
-    """Lets no exception of a library out. ``place`` is the server's URL."""
+    """Lets no exception of httpx out. ``place`` is the server's URL."""
     try:
         yield
-    except RagTunedMemoryError:
-        raise
-    except TextGenerationError as error:
-        kind = next((name for one, name in _KINDS if isinstance(error, one)), "")
-        raise meaning(kind, _short(str(error)), place) from error
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
         raise BackendUnavailable(
             f"no connection to the server ({_short(str(error)) or type(error).__name__})",
@@ -109,14 +90,14 @@ def translated(place: str) -> Iterator[None]:
         ) from error
     except UnicodeEncodeError as error:
         raise InvalidInput(f"the request cannot be encoded as UTF-8: {error}") from error
-    except (httpx.HTTPError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise protocol_error(f"{type(error).__name__}: {_short(str(error))}", place) from error
+    except httpx.HTTPError as error:
+        raise protocol_error(f"{type(error).__name__}: {error}", place) from error
 
 
 def protocol_error(reason: str, place: str) -> BackendError:
     """The server answered something that TGI does not."""
     return BackendError(
-        f"the server does not speak text-generation-inference's protocol ({reason})",
+        f"the server does not speak text-generation-inference's protocol ({_short(reason)})",
         place=place,
         remedy="Check the URL, and what stands between (a proxy, a gateway).",
     )

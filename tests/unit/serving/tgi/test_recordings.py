@@ -158,7 +158,7 @@ async def test_a_character_cut_in_two(serve: Serve, connect: Connect) -> None:
 
 async def test_recorded_logprobs_of_a_prompt(serve: Serve, connect: Connect) -> None:
     backend = connect(serve(reply("reqlogprobs_gen_decoder_input")))
-    answer = await backend._client.complete("The capital of France is", 5)
+    answer = await backend._client.complete("The capital of France is", {}, 5)
     assert completion_logprobs(answer, [504, 3575, 282, 4649, 314], 3, "x") == (-2.40625, -0.47070312)
     with pytest.raises(InvalidInput, match="other tokens"):
         completion_logprobs(answer, [504, 3575, 282, 4649, 315], 3, "x")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -120,7 +121,10 @@ async def test_order_and_bound(serve: Serve, connect: Connect) -> None:
 
 async def test_the_first_error_ends_all(serve: Serve, connect: Connect) -> None:
     def answer(body: dict[str, str]) -> Reply:
-        return reply("bad_top_p_1") if "bad" in body["inputs"] else stream_reply([token("a")] * 50, pause=0.1)
+        if "bad" not in body["inputs"]:
+            return stream_reply([token("a")] * 50, pause=0.1)
+        time.sleep(0.3)  # until the others are on their way
+        return reply("bad_top_p_1")
 
     server = serve(answer)
     with pytest.raises(InvalidInput, match="top_p"):
