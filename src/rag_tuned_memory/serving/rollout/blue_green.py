@@ -275,11 +275,12 @@ class BlueGreen:
 
     async def _recover(self) -> None:
         """Go on where the supervisor before stopped: what was on its way in or out is ended."""
-        for server in [self._state.coming, *self._state.leaving]:
+        current = self._state.current
+        strays = await self._launcher.strays([current] if current else [])
+        for server in [self._state.coming, *self._state.leaving, *strays]:
             if server is not None:
                 await self._launcher.stop(server)
         await self._save(coming=None, leaving=())
-        current = self._state.current
         if current is not None and await self._launcher.alive(current):
             try:
                 await self._adopt(current, self._state.adapters)

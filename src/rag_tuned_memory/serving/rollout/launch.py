@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict
 from rag_tuned_memory.errors import BackendError, InvalidInput
 
 _LOG_TAIL = 1500
+_MARK = "RTM_SUPERVISED"
 
 
 class Server(BaseModel):
@@ -46,6 +47,10 @@ class Launcher(Protocol):
 
     async def stop(self, server: Server) -> None:
         """Let it finish what it does, and end it; without effect where it has ended."""
+        ...
+
+    async def strays(self, known: Sequence[Server]) -> list[Server]:
+        """Servers that run and are none of these: their supervisor was killed before it could write them down."""
         ...
 
     async def why(self, server: Server) -> str:
@@ -80,6 +85,10 @@ class ProcessLauncher:
         self._environment = dict(environment or {})
         self._stop_seconds = stop_seconds
 
+    @property
+    def _mark(self) -> str:
+        return str(self._logs.absolute())
+
     async def start(self, adapters: Mapping[str, Path]) -> Server:
         """See ``Launcher``."""
         return await anyio.to_thread.run_sync(self._start, lora_adapters(adapters))
@@ -91,6 +100,10 @@ class ProcessLauncher:
     async def stop(self, server: Server) -> None:
         """See ``Launcher``: SIGTERM, and after ``stop_seconds`` SIGKILL for it and all it started."""
         await anyio.to_thread.run_sync(self._stop, server)
+
+    async def strays(self, known: Sequence[Server]) -> list[Server]:
+        """See ``Launcher``: told by a mark in their environment."""
+        return await anyio.to_thread.run_sync(self._strays, {one.pid for one in known})
 
     async def why(self, server: Server) -> str:
         """See ``Launcher``: the end of its log."""
@@ -111,7 +124,7 @@ class ProcessLauncher:
             with log.open("ab") as stream:
                 process = subprocess.Popen(
                     command,
-                    env=os.environ | self._environment | {"LORA_ADAPTERS": adapters},
+                    env=os.environ | self._environment | {"LORA_ADAPTERS": adapters, _MARK: self._mark},
                     stdin=subprocess.DEVNULL,
                     stdout=stream,
                     stderr=stream,
@@ -123,6 +136,18 @@ class ProcessLauncher:
             ) from error
         created = _created(process.pid)
         return Server(url=f"http://127.0.0.1:{port}", pid=process.pid, created=created, log=str(log))
+
+    def _strays(self, known: set[int | None]) -> list[Server]:
+        """The leaders of sessions that carry our mark."""
+        import psutil
+
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, ProcessLookupError):
+                leads = os.getsid(process.pid) == process.pid
+                if leads and process.pid not in known and process.environ().get(_MARK) == self._mark:
+                    found.append(Server(url="unknown", pid=process.pid, created=process.create_time()))
+        return found
 
     def _stop(self, server: Server) -> None:
         import psutil
@@ -167,6 +192,10 @@ class CommandLauncher:
     async def stop(self, server: Server) -> None:
         """See ``Launcher``."""
         await self._run(["down", server.url], {})
+
+    async def strays(self, known: Sequence[Server]) -> list[Server]:
+        """See ``Launcher``: they cannot be known here."""
+        return []
 
     async def why(self, server: Server) -> str:
         """See ``Launcher``."""
