@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from rag_tuned_memory.adapters import AdapterRegistry
-from rag_tuned_memory.cli.options import Json, Namespace
+from rag_tuned_memory.cli.options import Json, Namespace, open_memory
 from rag_tuned_memory.cli.output import console, print_json, when
 from rag_tuned_memory.memory.wiring import load_settings
 from rag_tuned_memory.models import locate
@@ -87,9 +87,10 @@ def show(name: Name, namespace: Namespace, json: Json = False) -> None:
 @app.command()
 def promote(name: Name, namespace: Namespace, reason: Reason = "promoted by hand", json: Json = False) -> None:
     """Let an accepted or retired version serve."""
-    state = _registry().promote(name, reason, namespace=namespace)
+    with open_memory(namespace) as memory:
+        memory.promote(name, reason)
     if json:
-        print_json({"name": name, "state": state})
+        print_json({"name": name, "state": "serving"})
     else:
         console().print(f"{name} serves")
 

@@ -146,6 +146,7 @@ class Memory:
     answer = _blocking(AsyncMemory.answer)
     stream = _iterating(AsyncMemory.stream)
     distil = _blocking(AsyncMemory.distil)
+    promote = _blocking(AsyncMemory.promote)
     forget = _blocking(AsyncMemory.forget)
     forget_all = _blocking(AsyncMemory.forget_all)
     feedback = _blocking(AsyncMemory.feedback)
