@@ -115,20 +115,40 @@ def test_the_colours_of_tgi_differ_in_name_port_and_adapters_only() -> None:
     assert blue == green
 
 
+SHARED = {"models", "adapters", "cache"}
+
+
 def test_servers_only_read_what_the_worker_writes() -> None:
     for path in COMPOSE:
         for name, service in compose(path)["services"].items():
-            shared = [volume for volume in service["volumes"] if volume.startswith("models:")]
-            assert all((volume == "models:/models") == (name == "worker") for volume in shared)
-            assert name == "worker" or not any(volume.startswith("memory:") for volume in service["volumes"])
+            volumes = [volume.split(":") for volume in service["volumes"]]
+            assert all((volume[2:] == ["ro"]) == (name != "worker") for volume in volumes if volume[0] in SHARED)
+            assert name == "worker" or "memory" not in [volume[0] for volume in volumes]
     for one in everything():
         if one["kind"] not in ("Deployment", "StatefulSet"):
             continue
         [container] = one["spec"]["template"]["spec"]["containers"]
         for mount in container["volumeMounts"]:
-            if mount["name"] == "models":
+            if mount["name"] in SHARED:
                 assert bool(mount.get("readOnly")) == (container["name"] != "worker")
             assert mount["name"] != "memory" or container["name"] == "worker"
+
+
+def test_vllm_sees_adapters_and_models_under_the_worker_s_paths() -> None:
+    found = compose(DEPLOY / "vllm" / "compose.yaml")["services"]
+    worker = set(found["worker"]["volumes"])
+    pods = {
+        one["metadata"]["name"]: one["spec"]["template"]["spec"]["containers"][0]
+        for one in everything()
+        if "template" in one.get("spec", {})
+    }
+    mounts = {name: {mount["name"]: mount["mountPath"] for mount in pod["volumeMounts"]} for name, pod in pods.items()}
+    for volume in ("adapters", "cache"):
+        [ours] = [one for one in worker if one.startswith(f"{volume}:")]
+        assert f"{ours}:ro" in found["vllm"]["volumes"]
+        assert mounts["worker"][volume] == mounts["vllm"][volume] == ours.partition(":")[2]
+    for text in (found["vllm"]["command"][0], pods["vllm"]["args"][0]):
+        assert mounts["worker"]["cache"] + "/models/SmolLM2-135M-Instruct" in text
 
 
 def test_settings_of_the_service_exist() -> None:
