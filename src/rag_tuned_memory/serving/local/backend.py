@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -124,7 +124,7 @@ class LocalBackend:
             job.cancelled = True
             mailbox.close()
 
-    async def steps(self, request: TokenRequest) -> AsyncIterator[Step]:
+    async def steps(self, request: TokenRequest) -> AsyncGenerator[Step, None]:
         """Each token of the answer as it comes; the last one has ``finish`` set.
 
         For servers, which render prompts, cut texts and count tokens in their own ways. Closing the iterator stops the
@@ -169,6 +169,11 @@ class LocalBackend:
     def folder(self) -> ModelFolder:
         """The base model's folder."""
         return self._folder
+
+    @property
+    def load(self) -> tuple[int, int]:
+        """How many requests wait, and how many run."""
+        return self._worker.load
 
     async def score(self, request: Request, completions: Sequence[str]) -> list[tuple[float, ...]]:
         """Natural-log probability of each token of each completion after the request's prompt.

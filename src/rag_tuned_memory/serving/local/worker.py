@@ -113,6 +113,11 @@ class Worker:
                 self._thread = threading.Thread(target=self._run, name="rtm-model", daemon=True)
                 self._thread.start()
 
+    @property
+    def load(self) -> tuple[int, int]:
+        """How many jobs wait, and how many run; from any thread, and so a moment old."""
+        return self._queue.qsize() + len(self._waiting), len(self._steps.running)
+
     def close(self) -> None:
         """Stop after the running step; whatever is left fails with BackendUnavailable. Waits for the thread."""
         with self._lock:
