@@ -161,9 +161,14 @@ class LocalBackend:
         scores: tuple[float, ...] = await self._call(lambda: self._loaded().score_ids(text, self._slot(adapter)))
         return scores
 
-    async def start(self) -> None:
-        """Load the weights now, not with the first request. Raises MissingExtra or ModelIntegrityError."""
-        await self._call(self._loaded)
+    async def start(self) -> int:
+        """Load the weights now, not with the first request; returns the model's context, in tokens.
+
+        Raises:
+            MissingExtra, ModelIntegrityError, BackendUnavailable: see ``errors``.
+        """
+        context: int = await self._call(lambda: self._loaded().model.context)
+        return context
 
     @property
     def folder(self) -> ModelFolder:

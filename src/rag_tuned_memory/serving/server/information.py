@@ -8,7 +8,7 @@ import anyio.to_thread
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from rag_tuned_memory.errors import InvalidInput, RagTunedMemoryError
+from rag_tuned_memory.errors import RagTunedMemoryError
 from rag_tuned_memory.serving.server.bodies import read_body
 from rag_tuned_memory.serving.server.errors import Refused, json_response, validation
 from rag_tuned_memory.serving.server.service import Service
@@ -94,8 +94,8 @@ class InformationRoutes:
         found = await read_body(request, CHAT, limit=self._service.limits.payload_limit)
         try:
             pieces = await self._service.templated(found["messages"])
-        except InvalidInput as error:
-            return Refused(422, f"Template error: {error}", "template_error").response()
+        except Refused as refused:
+            return refused.response()
 
         def tokens() -> list[dict[str, Any]]:
             every: list[dict[str, Any]] = []

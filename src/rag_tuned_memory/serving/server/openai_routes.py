@@ -11,7 +11,6 @@ import anyio
 from starlette.requests import Request
 from starlette.responses import Response
 
-from rag_tuned_memory.errors import InvalidInput
 from rag_tuned_memory.serving.local.asked import Step
 from rag_tuned_memory.serving.server import told
 from rag_tuned_memory.serving.server.bodies import read_body
@@ -67,10 +66,7 @@ class OpenAIRoutes:
 
     async def _chat_asked(self, found: dict[str, Any]) -> Asked:
         _refuse_tools(found)
-        try:
-            pieces = await self._service.templated(found["messages"])
-        except InvalidInput as error:
-            raise Refused(422, f"Template error: {error}", "template_error") from error
+        pieces = await self._service.templated(found["messages"])
         prompt = Prompt("".join(text for text, _ in pieces), tuple(one for _, ids in pieces for one in ids))
         adapter = self._service.adapters.by_model(found.get("model"))
         return Asked(
@@ -159,7 +155,9 @@ class OpenAIRoutes:
         ]
         every = list(answers.values())
         body = told.openai_head("text_completion", asked.model) | {"choices": choices, "usage": _usage(every)}
-        return json_response(body, headers=told.timing_headers(every))
+        headers = told.timing_headers(every)
+        del headers["x-compute-time"]  # the router has none here
+        return json_response(body, headers=headers)
 
     async def _completion_events(self, asked: Asked, write: Write) -> None:
         """The chunks of all prompts as they come."""

@@ -12,11 +12,13 @@ from types import FrameType
 import anyio
 import uvicorn
 
-from rag_tuned_memory.errors import BackendUnavailable
+from rag_tuned_memory.errors import BackendUnavailable, InvalidInput
 from rag_tuned_memory.serving.local import LocalBackend
 from rag_tuned_memory.serving.server.adapters import Given
 from rag_tuned_memory.serving.server.app import build_app
 from rag_tuned_memory.serving.server.service import Options, Service
+
+_BACKLOG = 2048
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ def serve(
 
     Raises:
         BackendUnavailable: the port is taken.
+        InvalidInput: the limits do not fit the model, or an adapter's name cannot be.
         ModelError, AdapterError: something cannot be loaded.
     """
     # uvicorn raises the signal again when it is done, which would end the process with a status of failure.
@@ -75,7 +78,9 @@ async def _serve(
 ) -> None:
     service = Service(backend, options)
     try:
-        await backend.start()
+        context, most = await backend.start(), options.limits.max_total_tokens
+        if most > context:
+            raise InvalidInput(f"--max-total-tokens {most} is more than the model's context of {context}")
         await service.adapters.start(adapters)
         config = uvicorn.Config(
             build_app(service),
@@ -86,6 +91,7 @@ async def _serve(
             server_header=False,
         )
         with _listening(binding) as listener:
+            listener.listen(_BACKLOG)  # so that who reads the line below can connect
             host, port = listener.getsockname()[:2]
             say(f"serving {service.folder.path.name} on http://{f'[{host}]' if ':' in host else host}:{port}")
             await _Server(config, service).serve(sockets=[listener])

@@ -8,11 +8,13 @@ from typing import Literal
 
 import anyio.to_thread
 
+from rag_tuned_memory.errors import InvalidInput
 from rag_tuned_memory.serving.base import Message
 from rag_tuned_memory.serving.chat import render_pieces
 from rag_tuned_memory.serving.folder import ModelFolder
 from rag_tuned_memory.serving.local import LocalBackend
 from rag_tuned_memory.serving.server.adapters import Adapters, Unknown
+from rag_tuned_memory.serving.server.errors import Refused
 from rag_tuned_memory.serving.server.inference import Inference
 from rag_tuned_memory.serving.server.metrics import Metrics
 from rag_tuned_memory.serving.server.validate import Limits, Validation
@@ -48,5 +50,14 @@ class Service:
         self.state: Literal["ready", "draining"] = "ready"
 
     async def templated(self, messages: Sequence[Message]) -> list[tuple[str, list[int]]]:
-        """A chat in the model's template, in pieces with their token ids. Raises InvalidInput."""
-        return await anyio.to_thread.run_sync(lambda: render_pieces(self.folder.tokenizer(), messages))
+        """A chat in the model's template, in pieces with their token ids. Raises Refused."""
+        try:
+            return await anyio.to_thread.run_sync(self._pieces, messages)
+        except InvalidInput as error:
+            raise Refused(422, f"Template error: {error}", "template_error") from error
+
+    def _pieces(self, messages: Sequence[Message]) -> list[tuple[str, list[int]]]:
+        tokenizer = self.folder.tokenizer()
+        if not tokenizer.chat_template:
+            raise InvalidInput("template not found")
+        return render_pieces(tokenizer, messages)
