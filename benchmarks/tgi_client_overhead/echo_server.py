@@ -31,13 +31,14 @@ class Echo(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     wbufsize = 0
     tokenizer: Tokenizer
+    last = 0.0
 
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing."""
 
     def do_GET(self) -> None:
-        """``/info``."""
-        self._json(INFO)
+        """``/info``; and ``/last``, the milliseconds from the last request's arrival to its last token."""
+        self._json(Echo.last if self.path == "/last" else INFO)
 
     def do_POST(self) -> None:
         """Tokens, or the token ids of a text."""
@@ -47,6 +48,7 @@ class Echo(BaseHTTPRequestHandler):
             return
         parameters = body["parameters"]
         count, pause = parameters["max_new_tokens"], parameters.get("seed", 0) / 1e6
+        began = time.perf_counter()
         self.send_response(200)
         self.send_header("content-type", "text/event-stream")
         self.send_header("transfer-encoding", "chunked")
@@ -54,7 +56,10 @@ class Echo(BaseHTTPRequestHandler):
         for index in range(1, count + 1):
             if pause:
                 time.sleep(pause)
-            self._chunk(self._event(index, count))
+            event = self._event(index, count)
+            if index == count:
+                Echo.last = (time.perf_counter() - began) * 1000
+            self._chunk(event)
         self.wfile.write(b"0\r\n\r\n")
 
     def _event(self, index: int, count: int) -> bytes:

@@ -1,9 +1,11 @@
 """What ``TgiBackend`` adds to the time of a request over plain HTTP.
 
 Run it with ``python benchmarks/tgi_client_overhead/run.py [--model FOLDER]``; it writes ``result.json`` beside this
-file. A server in a process of its own streams made-up tokens. Two clients take turns with the same request: ours, from
-chat messages to a ``Generation``, and httpx, which posts the finished prompt and reads the stream's bytes to their end
-without looking at them. The overhead is the difference of two turns that follow each other.
+file. A server in a process of its own streams made-up tokens. Three clients take turns with the same request: ours,
+from chat messages to a ``Generation``; httpx, which posts the finished prompt and reads the stream's bytes to their end
+without looking at them; and huggingface_hub's, from the finished prompt to the last event. The server's own time, from
+the request's arrival to the last token, is taken off each: what is left is the client's and the network's. The overhead
+is what ours leaves beyond what httpx leaves in the turn beside it.
 """
 
 from __future__ import annotations
@@ -15,13 +17,14 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import anyio
 import httpx
+from huggingface_hub import AsyncInferenceClient
 
 from rag_tuned_memory.evaluation.stamp import code_hash, machine, versions
 from rag_tuned_memory.models import pull
@@ -34,7 +37,7 @@ QUESTION = (
     Message("user", "What caused the outage in March?"),
 )
 CASES = (
-    ("64 tokens at 100 a second", 64, 10_000, 40),
+    ("64 tokens at 100 a second", 64, 10_000, 30),
     ("32 tokens at 500 a second", 32, 2_000, 200),
     ("16 tokens at once", 16, 0, 400),
     ("64 tokens at once", 64, 0, 400),
@@ -61,55 +64,47 @@ async def turns(url: str, model: Path, tokens: int, pause: int, count: int) -> d
     request = Request(QUESTION, max_new_tokens=tokens, temperature=1.0, seed=pause)
     backend = TgiBackend(url, model)
     client = httpx.AsyncClient(trust_env=False, timeout=60)
+    hub = AsyncInferenceClient(base_url=url, api_key="none")
     text = await backend._folder.text(QUESTION)
     parameters = {"max_new_tokens": tokens, "do_sample": True, "temperature": 1.0, "seed": pause, "details": True}
     body = {"inputs": text, "parameters": {**parameters, "return_full_text": False}, "stream": True}
 
-    async def ours() -> float:
-        began = time.perf_counter()
+    async def ours() -> None:
         (done,) = await backend.generate([request])
-        took = time.perf_counter() - began
         assert len(done.tokens) == tokens
-        return took * 1000
 
-    async def raw() -> float:
-        began = time.perf_counter()
+    async def raw() -> None:
         async with client.stream("POST", url + "/", json=body) as response:
-            size = sum([len(piece) async for piece in response.aiter_raw()])
-        took = time.perf_counter() - began
-        assert size > 100 * tokens
-        return took * 1000
+            assert sum([len(piece) async for piece in response.aiter_raw()]) > 100 * tokens
+
+    async def of_hub() -> None:
+        stream = await hub.text_generation(text, stream=True, return_full_text=False, **parameters)
+        assert len([event async for event in stream]) == tokens
+
+    async def left(call: Callable[[], Awaitable[None]]) -> float:
+        began = time.perf_counter()
+        await call()
+        took = (time.perf_counter() - began) * 1000
+        return took - float((await client.get(url + "/last")).text)
 
     for _ in range(5):
         await ours()
         await raw()
-    pairs, cpu = [], []
+        await of_hub()
+    times: dict[str, list[float]] = {"ours": [], "httpx": [], "hub": []}
+    calls = [("ours", ours), ("httpx", raw), ("hub", of_hub)]
     for index in range(count):
-        # Who goes first changes, so that neither always follows the other.
-        if index % 2:
-            second = await raw()
-            first = await _with_cpu(ours, cpu)
-        else:
-            first = await _with_cpu(ours, cpu)
-            second = await raw()
-        pairs.append((first, second))
+        # Who goes first changes, so that none always follows the same one.
+        for name, call in calls[index % 3 :] + calls[: index % 3]:
+            times[name].append(await left(call))
     await client.aclose()
+    await hub.close()
     await backend.close()
-    overhead = [first - second for first, second in pairs]
     return {
-        "ours": _figures([first for first, _ in pairs]),
-        "raw": _figures([second for _, second in pairs]),
-        "overhead": _figures(overhead),
-        "cpu_of_ours": round(statistics.median(cpu), 3),
+        **{name: _figures(taken) for name, taken in times.items()},
+        "overhead": _figures([one - other for one, other in zip(times["ours"], times["httpx"], strict=True)]),
         "turns": count,
     }
-
-
-async def _with_cpu(function: Any, cpu: list[float]) -> float:
-    began = time.process_time()
-    took: float = await function()
-    cpu.append((time.process_time() - began) * 1000)
-    return took
 
 
 def _figures(milliseconds: list[float]) -> dict[str, float]:
@@ -129,10 +124,12 @@ async def measure(model: Path) -> dict[str, Any]:
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, help="a model folder, for its tokenizer and chat template")
+    parser.add_argument(
+        "--model", default="SmolLM2-135M-Instruct", help="whose tokenizer and template: a name or folder"
+    )
     parser.add_argument("--output", type=Path, default=HERE / "result.json")
     given = parser.parse_args()
-    model = given.model or pull("SmolLM2-135M-Instruct").folder
+    model = pull(given.model, cache=Path(os.environ.get("RTM_CACHE") or "build"))
     load_before = os.getloadavg()[0]
     cases = anyio.run(measure, model)
     result = {
@@ -143,7 +140,7 @@ def main() -> None:
     }
     given.output.write_text(json.dumps(result, indent=1) + "\n")
     for name, case in cases.items():
-        print(f"{name}: overhead {case['overhead']}, ours {case['ours']}, raw {case['raw']}, cpu {case['cpu_of_ours']}")
+        print(f"{name}: overhead {case['overhead']}, ours {case['ours']}, httpx {case['httpx']}, hub {case['hub']}")
 
 
 if __name__ == "__main__":

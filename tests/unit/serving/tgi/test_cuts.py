@@ -77,6 +77,15 @@ async def test_a_kept_connection_that_the_server_closed(serve: Serve, connect: C
         assert done.text == " Paris."
 
 
+async def test_a_refused_answer_is_not_left_open(serve: Serve, connect: Connect) -> None:
+    """The rest of an answer that is none is not waited for, and its connection is closed."""
+    head, body = b"HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: 9\r\n\r\n", b"<html>..."
+    server = serve(Reply((head, body), pause=5))
+    with pytest.raises(BackendError, match="a stream was asked for, text/html came"):
+        await connect(server).generate([ask("q")])
+    assert await server.client_left()
+
+
 @pytest.mark.parametrize(
     "wire",
     [
