@@ -1,6 +1,7 @@
 # make demo   record, recall, distil, gate, serve and answer on a generated history; results in build/demo
 # make test   linters, types, layers and all tests
-# Both make the same environment (.venv) first, and do nothing twice. PYTHON chooses the interpreter (3.11 or newer).
+# make test-vllm   the tests against a real vLLM (RTM_TEST_VLLM_PYTHON=PATH of a Python that has one)
+# All make the same environment (.venv) first, and do nothing twice. PYTHON chooses the interpreter (3.11 or newer).
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -8,7 +9,7 @@ DEMO ?= build/demo
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test install format clean
+.PHONY: demo test test-vllm install format clean
 
 demo: $(INSTALLED)
 	$(BIN)/python -m rag_tuned_memory.demo.run --folder $(DEMO)
@@ -19,6 +20,9 @@ test: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest
+
+test-vllm: $(INSTALLED)
+	$(BIN)/pytest tests/vllm
 
 install: $(INSTALLED)
 

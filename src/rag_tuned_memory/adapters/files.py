@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+_STAGING = ".staging"
 
 
 def sha256_of(path: Path) -> str:
@@ -55,3 +61,31 @@ def copy_durably(source: Path, target: Path) -> None:
     with target.open("rb+") as stream:
         os.fsync(stream.fileno())
     sync_folder(target.parent)
+
+
+@contextlib.contextmanager
+def staging_folder(parent: Path) -> Iterator[Path]:
+    """A new, empty folder below ``parent``, to be filled and renamed to its final name in one step.
+
+    What still lies there when the block ends is removed, and so is what killed processes left behind.
+    """
+    area = parent / _STAGING
+    area.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(area)
+    staging = area / uuid.uuid4().hex
+    lock_file = staging.with_suffix(".lock")
+    with FileLock(lock_file):
+        try:
+            staging.mkdir()
+            yield staging
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+            lock_file.unlink(missing_ok=True)
+
+
+def _remove_abandoned(area: Path) -> None:
+    """A staged copy is in use while its lock is held; locks die with their processes."""
+    for lock_file in area.glob("*.lock"):
+        with contextlib.suppress(Timeout, OSError), FileLock(lock_file, timeout=0):
+            shutil.rmtree(lock_file.with_suffix(""), ignore_errors=True)
+            lock_file.unlink(missing_ok=True)

@@ -5,16 +5,20 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import shutil
-import uuid
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from rag_tuned_memory.adapters.files import copy_durably, relative_files, sha256_of, sync_folder, write_durably
+from rag_tuned_memory.adapters.files import (
+    copy_durably,
+    relative_files,
+    sha256_of,
+    staging_folder,
+    sync_folder,
+    write_durably,
+)
 from rag_tuned_memory.adapters.gate import decide
 from rag_tuned_memory.adapters.log import STATE_FILE, read_log
 from rag_tuned_memory.adapters.manifest import FORMAT, Draft, FileEntry, Manifest, adapter_name
@@ -24,7 +28,6 @@ from rag_tuned_memory.trajectory import describe
 MANIFEST_FILE = "manifest.json"
 REQUIRED_FILES = ("adapter_model.safetensors", "adapter_config.json")
 _WEIGHTS = frozenset({".safetensors", ".bin", ".pt"})
-_STAGING = ".staging"
 
 
 @contextlib.contextmanager
@@ -37,21 +40,11 @@ def staged_copy(source: Path, registry: Path) -> Iterator[tuple[Path, dict[str, 
         InvalidInput: ``source`` is no finished adapter, or holds files that the registry itself writes.
     """
     _check_source(source)
-    area = registry / _STAGING
-    area.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(area)
-    token = uuid.uuid4().hex
-    staging = area / token
-    lock_file = area / f"{token}.lock"
-    with FileLock(lock_file):
-        try:
-            for name in relative_files(source):
-                copy_durably(source / name, staging / name)
-            # The copy is what counts: a source that changes meanwhile cannot make the checksums lie.
-            yield staging, {name: _entry(staging / name) for name in relative_files(staging)}
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-            lock_file.unlink(missing_ok=True)
+    with staging_folder(registry) as staging:
+        for name in relative_files(source):
+            copy_durably(source / name, staging / name)
+        # The copy is what counts: a source that changes meanwhile cannot make the checksums lie.
+        yield staging, {name: _entry(staging / name) for name in relative_files(staging)}
 
 
 def publish(staging: Path, target: Path, own_files: Mapping[str, bytes]) -> None:
@@ -144,14 +137,6 @@ def _check_source(source: Path) -> None:
 
 def _entry(path: Path) -> FileEntry:
     return FileEntry(sha256=sha256_of(path), bytes=path.stat().st_size)
-
-
-def _remove_abandoned(area: Path) -> None:
-    """A staged copy is in use while its lock is held; locks die with their processes."""
-    for lock_file in area.glob("*.lock"):
-        with contextlib.suppress(Timeout, OSError), FileLock(lock_file, timeout=0):
-            shutil.rmtree(lock_file.with_suffix(""), ignore_errors=True)
-            lock_file.unlink(missing_ok=True)
 
 
 def _damaged(path: Path, message: str) -> AdapterDamaged:

@@ -19,12 +19,13 @@ import anyio
 
 from rag_tuned_memory.distil.facts import Fact, normalise
 from rag_tuned_memory.distil.views import view
-from rag_tuned_memory.errors import BackendError, BackendUnavailable, InvalidInput, PromptTooLong
-from rag_tuned_memory.models.extras import import_extra
+from rag_tuned_memory.errors import InvalidInput
 from rag_tuned_memory.recall.budget import estimate_tokens
 from rag_tuned_memory.recall.passages import day, outcome_text, speaker, step_text
 from rag_tuned_memory.recall.prompt import CLOSING, NOTE, OPENING, neutralised
 from rag_tuned_memory.serving.base import InferenceBackend, Message, Request
+from rag_tuned_memory.serving.endpoint import Names
+from rag_tuned_memory.serving.openai_compatible import OpenAICompatible
 from rag_tuned_memory.settings import Settings
 from rag_tuned_memory.store.base import StoredTrajectory
 from rag_tuned_memory.trajectory import Trajectory, canonical_json
@@ -53,6 +54,16 @@ class Teacher(Protocol):
         ...
 
 
+_TEACHER = Names(
+    place="teacher",
+    url="RTM_TEACHER_URL",
+    key="RTM_TEACHER_KEY",
+    model="RTM_TEACHER_MODEL",
+    shorter="Lower the token budget of teacher_facts.",
+    reply="chat completion",
+)
+
+
 class OpenAITeacher:
     """A model behind any endpoint that speaks OpenAI's chat completions.
 
@@ -66,11 +77,8 @@ class OpenAITeacher:
     def __init__(
         self, base_url: str, model: str, key: str | None = None, *, timeout: float = 120.0, max_retries: int = 2
     ) -> None:
-        self._openai = import_extra("openai", extra="teacher")
         self._base_url, self._model = base_url, model
-        self._client = self._openai.AsyncOpenAI(
-            base_url=base_url, api_key=key or "no-key", timeout=timeout, max_retries=max_retries
-        )
+        self._backend = OpenAICompatible(base_url, model, key, timeout=timeout, max_retries=max_retries, names=_TEACHER)
 
     @property
     def identity(self) -> str:
@@ -78,46 +86,13 @@ class OpenAITeacher:
         return f"{self._base_url} {self._model}"
 
     async def write(self, messages: Sequence[Message], *, max_tokens: int) -> str:
-        """Greedy where the endpoint honours ``temperature``.
-
-        Raises:
-            BackendUnavailable: no connection, a time limit, too many requests, or a failing server, after the retries.
-            PromptTooLong: the endpoint says that the prompt does not fit.
-            BackendError: anything else that it refuses (key, model name), or a reply in another form.
-        """
-        chat: list[Any] = [{"role": message.role, "content": message.content} for message in messages]
-        try:
-            reply = await self._client.chat.completions.create(
-                model=self._model, messages=chat, max_tokens=max_tokens, temperature=0
-            )
-            return str(reply.choices[0].message.content or "")
-        except self._openai.OpenAIError as error:
-            raise self._ours(error) from error
-        except (AttributeError, IndexError, TypeError, ValueError) as error:  # the client checks no reply's form
-            raise BackendError(
-                "the reply is no chat completion",
-                place=f"teacher {self._base_url}",
-                remedy="RTM_TEACHER_URL must be the API's root, which mostly ends in /v1.",
-            ) from error
+        """Greedy where the endpoint honours ``temperature``. Raises what ``OpenAICompatible.generate`` raises."""
+        [generation] = await self._backend.generate([Request(tuple(messages), max_new_tokens=max_tokens)])
+        return generation.text
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._client.close()
-
-    def _ours(self, error: Exception) -> BackendError:
-        place, openai = f"teacher {self._base_url}", self._openai
-        if isinstance(error, openai.APIConnectionError):  # also of time limits
-            return BackendUnavailable(str(error), place=place, remedy="Check that it runs, and RTM_TEACHER_URL.")
-        if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
-            return BackendError(f"it refused the key ({error.status_code})", place=place, remedy="Set RTM_TEACHER_KEY.")
-        if isinstance(error, openai.NotFoundError):
-            message = f"it knows no model {self._model!r}, or the address is wrong"
-            return BackendError(message, place=place, remedy="Check RTM_TEACHER_MODEL and RTM_TEACHER_URL.")
-        if isinstance(error, openai.RateLimitError | openai.InternalServerError):
-            return BackendUnavailable(f"it failed with {error}", place=place, remedy="Try again later.")
-        if isinstance(error, openai.BadRequestError) and "context" in str(error).lower():
-            return PromptTooLong(str(error), place=place, remedy="Lower the token budget of teacher_facts.")
-        return BackendError(f"{type(error).__name__}: {error}", place=place)
+        await self._backend.close()
 
 
 class BackendTeacher:

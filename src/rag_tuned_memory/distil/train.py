@@ -16,11 +16,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from rag_tuned_memory.distil.curriculum import Curriculum, Item, asked_facts
 from rag_tuned_memory.distil.dataset import Example
 from rag_tuned_memory.distil.evaluation import TrainingCurvePoint
+from rag_tuned_memory.distil.lora import lora_config
 from rag_tuned_memory.distil.packing import Row, Tokenised
 from rag_tuned_memory.distil.recipe import Recipe
 from rag_tuned_memory.errors import InvalidRecipe, TrainingDiverged, TrainingStopped
@@ -147,40 +148,15 @@ def peak_memory_bytes() -> int:
 
 
 def _lora_model(base: Path, recipe: Recipe, dtype: torch.dtype, device: str) -> Any:
-    from peft import LoraConfig, get_peft_model
+    from peft import get_peft_model
     from transformers import AutoModelForCausalLM
 
     with quiet_transformers():
         model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype).to(device)
-    config = LoraConfig(
-        r=recipe.lora.rank,
-        lora_alpha=recipe.lora.alpha,
-        lora_dropout=recipe.lora.dropout,
-        target_modules=_target_modules(model, recipe.lora.layers),
-        task_type="CAUSAL_LM",
-    )
     with quiet_transformers():
-        wrapped = get_peft_model(model, config, autocast_adapter_dtype=True)
+        wrapped = get_peft_model(model, lora_config(model, recipe), autocast_adapter_dtype=True)
     wrapped.train()
     return wrapped
-
-
-def _target_modules(model: Any, layers: Literal["mlp", "all"]) -> list[str]:
-    """Names of the linear layers to adapt, never the output: PEFT's "all-linear" would write each by its full path."""
-    import torch
-
-    output = model.get_output_embeddings()
-    linear = [
-        path.split(".")
-        for path, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and module is not output
-    ]
-    names = sorted({path[-1] for path in linear if layers == "all" or "mlp" in path})
-    if not names:
-        raise InvalidRecipe(
-            "the base model has no layers named mlp", place="recipe.lora.layers", remedy="Adapt all of them: 'all'."
-        )
-    return names
 
 
 def _save_adapter(model: Any, folder: Path, base_name: str) -> None:

@@ -31,6 +31,7 @@ from rag_tuned_memory.distil.facts import Fact
 from rag_tuned_memory.distil.gather import Selection, recalled_contexts, select
 from rag_tuned_memory.distil.learned import learned_facts, write_learned
 from rag_tuned_memory.distil.lock import RunLock
+from rag_tuned_memory.distil.lora import check_servable
 from rag_tuned_memory.distil.naming import namespace_slug
 from rag_tuned_memory.distil.phrasing import answer_text, questions
 from rag_tuned_memory.distil.recipe import Recipe
@@ -41,6 +42,7 @@ from rag_tuned_memory.learning.events import DistilReport, Event, OnEvent, Stage
 from rag_tuned_memory.models import in_own_thread
 from rag_tuned_memory.recall.engine import Recall
 from rag_tuned_memory.serving.base import Fingerprint, InferenceBackend, Message
+from rag_tuned_memory.serving.compatibility import Server
 from rag_tuned_memory.serving.fingerprint import make_fingerprint
 from rag_tuned_memory.trajectory import canonical_json
 
@@ -59,6 +61,8 @@ class Workshop:
     registry: AdapterRegistry
     runs: Path
     teacher: Teacher | None = None
+    serve_for: Sequence[Server] = ()
+    max_lora_rank: int | None = None
 
 
 async def run_distillation(
@@ -71,6 +75,8 @@ async def run_distillation(
     runs: Path,
     recipe: Recipe | None = None,
     teacher: Teacher | None = None,
+    serve_for: Sequence[Server] = (),
+    max_lora_rank: int | None = None,
     on_event: OnEvent | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     promote: bool = True,
@@ -78,15 +84,18 @@ async def run_distillation(
     """Distil a namespace into a new adapter; it serves afterwards if the gate accepts it and ``promote`` says so.
 
     Model work runs in worker threads; recording and answering go on meanwhile. Cancelling it, or ``should_stop``,
-    leaves a checkpoint.
+    leaves a checkpoint. ``serve_for`` are the servers that the adapter is for, ``max_lora_rank`` is vLLM's.
 
     Raises:
+        InvalidRecipe: one of these servers could not serve what the recipe asks for; nothing was done yet.
         DistilBusy: another run of this namespace is under way.
         NotEnoughEpisodes: nothing can be learnt from what is stored.
         TrainingStopped: ``should_stop`` said so; distil again to go on.
         TrainingDiverged: the loss became no number.
     """
-    workshop = Workshop(recall, backend, base, registry, runs / namespace_slug(namespace), teacher)
+    workshop = Workshop(
+        recall, backend, base, registry, runs / namespace_slug(namespace), teacher, serve_for, max_lora_rank
+    )
     with RunLock(runs, namespace):
         return await _Run(workshop, namespace, recipe or Recipe(), on_event, should_stop).run(promote=promote)
 
@@ -107,6 +116,7 @@ class _Run:
 
     async def run(self, *, promote: bool) -> DistilReport:
         started = time.monotonic()
+        await self._check_servable()
         selection, material, examples = await self._prepare()
         folder = self._folder(examples)
         dataset_sha = await anyio.to_thread.run_sync(write_dataset, folder / "dataset.jsonl", examples)
@@ -128,6 +138,12 @@ class _Run:
             report=self.workshop.registry.files_of(manifest.name) / "report.html",
             seconds=time.monotonic() - started,
             composition=composition(examples),
+        )
+
+    async def _check_servable(self) -> None:
+        workshop = self.workshop
+        await in_own_thread(
+            lambda: check_servable(workshop.base, self.recipe, workshop.serve_for, max_lora_rank=workshop.max_lora_rank)
         )
 
     async def _prepare(self) -> tuple[Selection, Material, list[Example]]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import ExitStack, aclosing
+from contextlib import AbstractContextManager, ExitStack, aclosing, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,16 +22,18 @@ from rag_tuned_memory.errors import (
 from rag_tuned_memory.serving.base import Chunk, Fingerprint, Generation, Request
 from rag_tuned_memory.serving.fingerprint import verify_by_generating
 from rag_tuned_memory.serving.folder import ModelFolder
+from rag_tuned_memory.serving.health import Health
+from rag_tuned_memory.serving.held import HeldAdapters
 from rag_tuned_memory.serving.local.batching import check_request
 from rag_tuned_memory.serving.tgi import scoring, server
 from rag_tuned_memory.serving.tgi.answer import Answer
 from rag_tuned_memory.serving.tgi.client import TgiClient, TokenStream
 from rag_tuned_memory.serving.tgi.grammar import Grammar, as_parameter
-from rag_tuned_memory.serving.tgi.holding import Held, HeldAdapters
 from rag_tuned_memory.serving.tgi.limits import Budget, TimeLimits
-from rag_tuned_memory.serving.tgi.server import Health, ServerInfo
+from rag_tuned_memory.serving.tgi.server import ServerInfo
 from rag_tuned_memory.serving.tgi.wire import Whole
 from rag_tuned_memory.serving.tgi.witness import Witness
+from rag_tuned_memory.serving.together import together
 
 T = TypeVar("T")
 
@@ -47,6 +48,15 @@ class _Process:
     info: ServerInfo
     slots: anyio.Semaphore
     """As many requests as it takes at once."""
+
+
+@dataclass(eq=False)
+class _Proof:
+    """What proves an adapter, and the process that gave the proof last."""
+
+    name: str
+    fingerprint: Fingerprint
+    process: Witness | None = None
 
 
 class TgiBackend:
@@ -85,7 +95,7 @@ class TgiBackend:
         self._limits = timeout or TimeLimits()
         self._max_tries = max_tries
         self._client = TgiClient(url, api_key, self._limits)
-        self._held = HeldAdapters()
+        self._held: HeldAdapters[_Proof] = HeldAdapters()
         self._process: _Process | None = None
         self._meeting = anyio.Lock()
         self._proving = anyio.Lock()
@@ -128,8 +138,8 @@ class TgiBackend:
         for request in requests:
             self._check(request)
         with ExitStack() as stack:
-            used = [stack.enter_context(self._held.using(request.adapter)) for request in requests]
-            return await _together([partial(self._whole, *one) for one in zip(requests, used, strict=True)])
+            used = [(request, stack.enter_context(self._using(request))) for request in requests]
+            return await together(lambda one: self._whole(*one), used)
 
     async def generate_one(self, request: Request, *, grammar: Grammar | None = None) -> Generation:
         """As ``generate``; with a ``grammar``, the answer keeps to it as far as ``max_new_tokens`` lets it come.
@@ -138,7 +148,7 @@ class TgiBackend:
             BackendError: the server cannot compile the grammar (it gives no reason). InvalidInput: a bad JSON schema.
         """
         self._check(request)
-        with self._held.using(request.adapter) as held:
+        with self._using(request) as held:
             return await self._whole(request, held, grammar)
 
     async def stream(self, request: Request) -> AsyncIterator[Chunk]:
@@ -147,7 +157,7 @@ class TgiBackend:
         Closing the iterator (``aclose``, or cancelling the task) closes the connection, which ends the generation.
         """
         self._check(request)
-        with self._held.using(request.adapter) as held:
+        with self._using(request) as held:
             async with aclosing(self._chunks(request, held)) as chunks:
                 async for chunk in chunks:
                     yield chunk
@@ -163,8 +173,8 @@ class TgiBackend:
             BackendError: the server runs without REQUEST_LOGPROBS.
         """
         self._check(request)
-        with self._held.using(request.adapter) as held:
-            return await _together([partial(self._score, request, held, one) for one in completions])
+        with self._using(request) as held:
+            return await together(lambda one: self._score(request, held, one), list(completions))
 
     async def load_adapter(self, name: str, path: Path, fingerprint: Fingerprint | None = None) -> None:
         """Prove by the fingerprint's greedy answers that the server serves the adapter, and only then hold the name.
@@ -183,17 +193,20 @@ class TgiBackend:
                 f"adapter {name!r} has no fingerprint, and TGI answers for a missing adapter from the base model",
                 remedy="Give the fingerprint of its manifest; `rtm distil` makes one.",
             )
-        with self._held.adding(name):
+        proof = _Proof(name, fingerprint)
+        with self._held.joining(name, proof):
             process = await self._met()
             await self._prove(name, fingerprint)
-            self._held.add(Held(name, fingerprint, process.witness))
+            proof.process = process.witness
 
     async def unload_adapter(self, name: str) -> None:
         """Refuse new requests for the adapter at once, and return when those that run are done.
 
         The server keeps it until it ends. Raises AdapterNotLoaded.
         """
-        await self._held.retire(name)
+        with self._held.leaving(name) as idle:
+            if idle:
+                await idle.wait()
 
     async def adapters(self) -> list[str]:
         """Names of the adapters that were proven and not unloaded, sorted. The server is not asked."""
@@ -211,13 +224,17 @@ class TgiBackend:
         if self._process:
             self._process.witness.close()
 
+    def _using(self, request: Request) -> AbstractContextManager[_Proof | None]:
+        """What proves the adapter of a request, which cannot leave before the request is done."""
+        return nullcontext() if request.adapter is None else self._held.using(request.adapter)
+
     def _check(self, request: Request) -> None:
         self._client.patience.check_open()
         check_request(request)
         if request.adapter is not None:
-            self._held.get(request.adapter)
+            self._held.value(request.adapter)
 
-    async def _whole(self, request: Request, held: Held | None, grammar: Grammar | None = None) -> Generation:
+    async def _whole(self, request: Request, held: _Proof | None, grammar: Grammar | None = None) -> Generation:
         async with aclosing(self._chunks(request, held, grammar)) as chunks:
             async for chunk in chunks:
                 if chunk.generation:
@@ -225,7 +242,7 @@ class TgiBackend:
         raise AssertionError("a stream ends with its generation")
 
     async def _chunks(
-        self, request: Request, held: Held | None, grammar: Grammar | None = None
+        self, request: Request, held: _Proof | None, grammar: Grammar | None = None
     ) -> AsyncGenerator[Chunk, None]:
         budget = Budget(self._limits.total)
         text = await self._folder.text(request.messages)
@@ -252,7 +269,7 @@ class TgiBackend:
         yield Chunk("", answer.generation(reason, prompt_tokens, budget.spent))
 
     async def _begin(
-        self, request: Request, held: Held | None, text: str, grammar: Grammar | None, budget: Budget
+        self, request: Request, held: _Proof | None, text: str, grammar: Grammar | None, budget: Budget
     ) -> tuple[_Process, TokenStream]:
         """One try: until the first token. The slot of the process is the caller's to release."""
         process = await self._ready(held)
@@ -268,7 +285,7 @@ class TgiBackend:
             process.slots.release()
             raise
 
-    async def _score(self, request: Request, held: Held | None, completion: str) -> tuple[float, ...]:
+    async def _score(self, request: Request, held: _Proof | None, completion: str) -> tuple[float, ...]:
         if not completion:
             return ()
         budget = Budget(self._limits.total)
@@ -313,19 +330,19 @@ class TgiBackend:
 
         return await tries(call)
 
-    async def _ready(self, held: Held | None) -> _Process:
+    async def _ready(self, held: _Proof | None) -> _Process:
         """The process that answers now, seen to serve what is asked for."""
         process = await self._met()
-        if held and held.proven is not process.witness:
+        if held and held.process is not process.witness:
             async with self._proving:
                 process = await self._met()
-                if held.proven is not process.witness:
+                if held.process is not process.witness:
                     try:
                         await self._prove(held.name, held.fingerprint)
                     except CanaryMismatch:
-                        self._held.drop(held)
+                        self._held.lose(held.name, held)
                         raise
-                    held.proven = process.witness
+                    held.process = process.witness
         return process
 
     async def _met(self) -> _Process:
@@ -362,7 +379,7 @@ class _Unheld:
 
     async def generate(self, requests: Sequence[Request]) -> list[Generation]:
         """See ``Generator``."""
-        return await _together([partial(self.backend._whole, request, None) for request in requests])
+        return await together(lambda one: self.backend._whole(one, None), requests)
 
 
 def _parameters(request: Request, info: ServerInfo) -> dict[str, Any]:
@@ -379,23 +396,3 @@ def _parameters(request: Request, info: ServerInfo) -> dict[str, Any]:
         "seed": request.seed if sampled else None,
         "stop": list(request.stop[: info.max_stop_sequences]) or None,
     }
-
-
-async def _together(functions: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
-    """Results in order. The first error is raised, and what still runs is cancelled."""
-    results: dict[int, T] = {}
-    errors: list[Exception] = []
-
-    async def one(index: int) -> None:
-        try:
-            results[index] = await functions[index]()
-        except Exception as error:
-            errors.append(error)
-            group.cancel_scope.cancel()
-
-    async with anyio.create_task_group() as group:
-        for index in range(len(functions)):
-            group.start_soon(one, index)
-    if errors:
-        raise errors[0]
-    return [results[index] for index in range(len(functions))]

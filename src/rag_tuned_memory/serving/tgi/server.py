@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
 import anyio.to_thread
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -12,6 +9,7 @@ from rag_tuned_memory.errors import BackendError, BackendUnavailable
 from rag_tuned_memory.models.folder import INFO_FILE, read_info
 from rag_tuned_memory.serving.base import Message
 from rag_tuned_memory.serving.folder import ModelFolder
+from rag_tuned_memory.serving.health import Health
 from rag_tuned_memory.serving.tgi.client import TgiClient
 from rag_tuned_memory.serving.tgi.failures import protocol_error, refusal
 
@@ -34,23 +32,6 @@ class ServerInfo(BaseModel):
     max_concurrent_requests: int = Field(ge=1)
     max_stop_sequences: int = Field(default=4, ge=0)
     version: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Health:
-    """Whether a server can answer.
-
-    ``ready``; ``unhealthy``: it answers and says no; ``hung``: it takes connections and does not answer in time (the
-    process that holds the model hangs); ``refused``: it takes no connections (it starts, drains, or is not there).
-    """
-
-    state: Literal["ready", "unhealthy", "hung", "refused"]
-    detail: str = ""
-
-    @property
-    def ready(self) -> bool:
-        """Whether requests may be sent."""
-        return self.state == "ready"
 
 
 async def health(client: TgiClient) -> Health:

@@ -14,7 +14,8 @@ from recordings import Reply, body, json_reply, load, reply
 from replay_server import Answer, ReplayServer
 
 from rag_tuned_memory.errors import BackendError, BackendUnavailable
-from rag_tuned_memory.serving.tgi import Health, TgiBackend, TimeLimits
+from rag_tuned_memory.serving.health import Health
+from rag_tuned_memory.serving.tgi import TgiBackend, TimeLimits
 
 pytestmark = pytest.mark.anyio
 Serve = Callable[..., ReplayServer]
