@@ -1,9 +1,10 @@
 """Requests to a TGI server: whole answers, streams, and questions about the server itself.
 
 Plain HTTP, and not huggingface_hub's ``AsyncInferenceClient``, whose requests these are (a test compares them). Seen in
-its version 2.4.0: a stream stays open when its reader is cancelled; a token's text with U+2028 or U+0085 breaks it; it
-takes 0.1 ms a token to read; the user's token for huggingface.co goes to any server; ``HF_HUB_OFFLINE`` forbids all
-servers; and after some errors it asks again without the ``adapter_id``.
+its version 2.4.0: a token's text with U+2028 or U+0085 breaks a stream; the user's token for huggingface.co goes to any
+server; ``HF_HUB_OFFLINE`` forbids all servers; an error that calls the ``adapter_id`` unused makes it ask again without
+it, hundreds of times; a new client, without which no stream can be closed by itself, takes 35 ms; and reading a token
+costs more (``benchmarks/tgi_client_overhead``).
 """
 
 from __future__ import annotations
