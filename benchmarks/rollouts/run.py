@@ -139,7 +139,9 @@ async def prepared(
 
 
 async def answers(backend: LocalBackend, adapter: str | None) -> list[str]:
-    return [one.text.rstrip("\ufffd") for one in await backend.generate([request(prompt, adapter) for prompt in PROMPTS])]
+    return [
+        one.text.rstrip("\ufffd") for one in await backend.generate([request(prompt, adapter) for prompt in PROMPTS])
+    ]
 
 
 def request(prompt: str, adapter: str | None) -> Request:

@@ -16,6 +16,8 @@ Version = tuple[str, str]
 """A trajectory's id and a generation of it."""
 
 SECONDS = 10.0
+EMBEDDER_SECONDS = 1.0
+"""So long a namespace that another process re-embedded may still be searched with the old vectors."""
 _MOST = 100_000
 
 
@@ -23,9 +25,20 @@ class Known:
     """Versions that counted a moment ago, and whose vectors each namespace was searched with at last."""
 
     def __init__(self) -> None:
-        self.embedders: dict[str, EmbedderIdentity] = {}
-        """By namespace; to be compared with what the server says."""
+        self._embedders: dict[str, tuple[EmbedderIdentity, float]] = {}
         self._until: dict[tuple[str, Version], float] = {}
+
+    def embedder(self, namespace: str) -> EmbedderIdentity | None:
+        """Whose vectors were searched within the last second."""
+        identity, until = self._embedders.get(namespace, (None, 0.0))
+        return identity if until > time.monotonic() else None
+
+    def add_embedder(self, namespace: str, identity: EmbedderIdentity | None) -> None:
+        """The server has just said whose vectors are searched, or was told so."""
+        if identity is None:
+            self._embedders.pop(namespace, None)
+        else:
+            self._embedders[namespace] = identity, time.monotonic() + EMBEDDER_SECONDS
 
     def counting(self, namespace: str, versions: Collection[Version]) -> set[Version]:
         """Those of the versions that counted within the last seconds."""
@@ -41,5 +54,5 @@ class Known:
 
     def forget(self, namespace: str) -> None:
         """The namespace is gone."""
-        self.embedders.pop(namespace, None)
+        self._embedders.pop(namespace, None)
         self._until = {key: until for key, until in self._until.items() if key[0] != namespace}

@@ -69,14 +69,14 @@ async def searched(connection: Connection, namespace: str) -> EmbedderIdentity |
     """Whose vectors are searched, also while there are none."""
     found = await get_value(connection, namespace, _EMBEDDER)
     identity = None if found is None else EmbedderIdentity.model_validate_json(found)
-    if identity is not None:
-        connection.known.embedders[namespace] = identity
+    connection.known.add_embedder(namespace, identity)
     return identity
 
 
 async def search_with(connection: Connection, namespace: str, embedder: EmbedderIdentity) -> None:
     """Let ``embedder``'s vectors be searched from now on: one write of one object, so that it happens at once."""
     await set_value(connection, namespace, _EMBEDDER, embedder.model_dump_json())
+    connection.known.add_embedder(namespace, embedder)
 
 
 async def embedder(connection: Connection, namespace: str) -> EmbedderIdentity | None:

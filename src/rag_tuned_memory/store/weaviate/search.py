@@ -16,7 +16,7 @@ import numpy as np
 from weaviate.classes.query import Filter as On
 from weaviate.classes.query import MetadataQuery
 
-from rag_tuned_memory.embedding.base import EmbedderIdentity, Vectors, checked
+from rag_tuned_memory.embedding.base import Vectors, checked
 from rag_tuned_memory.errors import InvalidInput
 from rag_tuned_memory.store.base import Candidate, Filter, Passage
 from rag_tuned_memory.store.terms import phrase_pattern
@@ -63,42 +63,16 @@ async def candidates(
     if limit < 0:
         raise InvalidInput(f"limit must not be negative, is {limit}")
     terms = searched_terms(text)
-    asked = _Asked(terms, vector, limit, where)
-    # the embedder hardly ever changes: the search begins with the one known, while the server is asked for it
-    guess = connection.known.embedders.get(namespace)
-    found, identity = await asyncio.gather(
-        _candidates(connection, namespace, asked, guess), searched(connection, namespace), return_exceptions=True
-    )
-    if isinstance(identity, BaseException):
-        raise identity
-    if identity != guess:
-        return await _candidates(connection, namespace, asked, identity)
-    if isinstance(found, BaseException):
-        raise found
-    return found
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    terms: Sequence[str]
-    vector: Vectors
-    limit: int
-    where: Filter
-
-
-async def _candidates(
-    connection: Connection, namespace: str, asked: _Asked, identity: EmbedderIdentity | None
-) -> list[Candidate]:
-    """The candidates among the passages with vectors of one embedder."""
-    if identity is None or asked.limit == 0:
+    identity = connection.known.embedder(namespace) or await searched(connection, namespace)
+    if identity is None or limit == 0:
         return []
-    query = unit(checked([asked.vector], rows=1, dimension=identity.dimension))[0]
-    if filters.finds_nothing(asked.where):
+    query = unit(checked([vector], rows=1, dimension=identity.dimension))[0]
+    if filters.finds_nothing(where):
         return []
     source = connection.passages(connection.passage_collection(identity), namespace)
-    condition = filters.all_of(filters.of_both(asked.where))
-    by_vector = _Ranked(asked.limit, partial(_nearest, source, query, condition))
-    by_text = _Ranked(asked.limit, partial(_best_texts, source, asked.terms, query, condition))
+    condition = filters.all_of(filters.of_both(where))
+    by_vector = _Ranked(limit, partial(_nearest, source, query, condition))
+    by_text = _Ranked(limit, partial(_best_texts, source, terms, query, condition))
     while not (by_vector.done and by_text.done):
         await asyncio.gather(by_vector.search(), by_text.search())
         counting = await current(connection, namespace, {hit.version for hit in [*by_vector.hits, *by_text.hits]})
