@@ -177,8 +177,8 @@ def compare_greedy(name: str, fingerprint: Fingerprint, measured: Sequence[Conti
         )
     if share < MIN_AGREEMENT or share - of_base < MIN_LEAD:
         raise CanaryMismatch(
-            f"{share:.0%} of the fingerprint's tokens come back, {MIN_AGREEMENT:.0%} are asked for; {of_base:.0%} are the"
-            " base model's",
+            f"{share:.0%} of the fingerprint's tokens come back, {MIN_AGREEMENT:.0%} are asked for; {of_base:.0%} are"
+            " the base's",
             place=name,
             remedy=_REMEDY,
         )
