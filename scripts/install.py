@@ -14,7 +14,7 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-WHAT = ["-c", str(ROOT / "constraints.txt"), "-e", f"{ROOT}[local,teacher,test,weaviate]"]
+WHAT = ["-c", str(ROOT / "constraints.txt"), "-e", f"{ROOT}[local,serve,teacher,test,weaviate]"]
 LATER_WINS = ("global", "user", "site", ":env:")
 
 

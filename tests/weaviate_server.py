@@ -154,8 +154,16 @@ def server(folder: Path) -> Iterator[Server | None]:
     if binary is None:
         yield None
         return
+    with started(binary, folder) as one:
+        yield one
+
+
+@contextlib.contextmanager
+def started(binary: str, folder: Path, **settings: str) -> Iterator[Server]:
+    """A server that is started and stopped again; ``settings`` are further ones of its environment."""
     port, grpc, gossip, raft = free_ports(4)
-    one = Server("127.0.0.1", port, grpc, start(binary, folder, port, environment(folder, grpc, gossip, raft)))
+    env = environment(folder, grpc, gossip, raft) | settings
+    one = Server("127.0.0.1", port, grpc, start(binary, folder, port, env))
     try:
         assert one.process is not None
         wait_until_ready(port, one.process, folder)

@@ -38,6 +38,7 @@ The tree, one line a class:
         ├── AdapterNotLoaded                a request names an adapter that the backend does not hold
         ├── PromptTooLong
         └── BackendUnavailable
+            └── BackendOverloaded           it is there, and takes no more requests now
 """
 
 from __future__ import annotations
@@ -215,3 +216,7 @@ class PromptTooLong(BackendError):
 
 class BackendUnavailable(BackendError):
     """The backend cannot be reached, or was closed."""
+
+
+class BackendOverloaded(BackendUnavailable):
+    """The backend is there, and takes no more requests now: another replica, or a later try, may."""

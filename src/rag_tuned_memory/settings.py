@@ -31,6 +31,16 @@ class Settings(BaseSettings):
     """The base model: a name that ``rtm pull`` knows, or a folder."""
     embedder: str = "all-MiniLM-L6-v2"
     """The embedding model: a name that ``rtm pull`` knows, a folder, or ``hashing`` (no weights, for tests)."""
+    backend: str = ""
+    """What serves the model: empty is this process; ``vllm+http://host:8000`` or ``tgi+http://host:8080``, several
+    replicas separated by commas; ``openai+https://host/v1`` is the base model only; ``supervised`` and ``hook`` start
+    the servers by ``serve_command``."""
+    backend_model: str | None = None
+    """The base model's name on that server, where it must be given (``openai+…``) or there are several (vLLM)."""
+    backend_key: str | None = Field(default=None, repr=False)
+    serve_command: str | None = None
+    """``supervised``: the server's command line with ``{port}`` in it, which reads LORA_ADAPTERS (TGI's launcher, ``rtm
+    serve-model``). ``hook``: a command with ``up`` and ``down URL``, see ``CommandLauncher``."""
     max_step_bytes: int = Field(default=1_000_000, gt=0)
     """A step larger than this (UTF-8 bytes of its JSON) is rejected."""
     teacher_url: str | None = None

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rag_tuned_memory.embedding.base import EmbedderIdentity, Vectors
-from rag_tuned_memory.store import EpisodeStore, Passage
+from rag_tuned_memory.store import Entry, EpisodeStore, Passage
 from rag_tuned_memory.trajectory import Outcome, Step, StepKind, Trajectory
 
 EMBEDDER = EmbedderIdentity(model="test", revision="1", dimension=16)
@@ -52,9 +52,19 @@ def passages_of(trajectory: Trajectory) -> list[Passage]:
     ]
 
 
-async def record(store: EpisodeStore, trajectory: Trajectory) -> bool:
+def entry(trajectory: Trajectory) -> Entry:
+    """As ``record`` gives it to the store, for many at once."""
     passages = passages_of(trajectory)
-    return await store.put(trajectory, passages, vectors([p.indexed for p in passages]), EMBEDDER)
+    return Entry(trajectory, passages, vectors([p.indexed for p in passages]))
+
+
+async def record(store: EpisodeStore, trajectory: Trajectory) -> bool:
+    one = entry(trajectory)
+    return await store.put(trajectory, one.passages, one.vectors, EMBEDDER)
+
+
+async def record_many(store: EpisodeStore, trajectories: Sequence[Trajectory]) -> list[bool]:
+    return await store.put_many([entry(one) for one in trajectories], EMBEDDER)
 
 
 def day(number: int) -> datetime:

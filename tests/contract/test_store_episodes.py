@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import anyio
 import numpy as np
 import pytest
-from store_helpers import EMBEDDER, day, episode, passages_of, record, succeeded, vector, vectors
+from store_helpers import EMBEDDER, day, entry, episode, passages_of, record, record_many, succeeded, vector, vectors
 
 from rag_tuned_memory.errors import (
     EmbedderMismatch,
@@ -86,6 +88,39 @@ async def test_feedback_added_to_an_episode_can_be_found(store: EpisodeStore) ->
     assert found[0].passage == passages_of(more)[2]
     assert found[0].dense == pytest.approx(1, abs=1e-6)
     assert await store.check() == []
+
+
+async def test_many_are_put_at_once_as_each_would_be(store: EpisodeStore) -> None:
+    old = episode("alice", "1", "disk full on orion")
+    same = episode("alice", "2", "disk full on vega")
+    for one in (old, same):
+        await record(store, one)
+    new = episode("alice", "1", "disk full on lyra", "cleared the logs")
+    added = [episode("alice", str(number), f"incident {number}", "closed") for number in range(3, 9)]
+    other = episode("bob", "1", "not alice's")
+    twice = episode("alice", "3", "incident 3, told again")
+    given = [new, same, *added, other, twice]
+    assert await record_many(store, given) == [True, False, *(True for _ in added), True, True]
+    for one in (new, same, *added[1:], other, twice):
+        assert (await store.get(one.namespace, one.id)).trajectory == one
+        assert await store.passages(one.namespace, one.id) == passages_of(one)
+    assert await record_many(store, [new, same, *added[1:], other, twice]) == [False] * 9
+    assert await record_many(store, []) == []
+    assert await store.mentions("alice", "orion") == 0
+    assert await store.check() == []
+
+
+async def test_of_many_with_a_bad_one_none_is_written(store: EpisodeStore) -> None:
+    good, bad = entry(episode("alice", "1", "disk full")), entry(episode("alice", "2", "disk full"))
+    with pytest.raises(InvalidVector):
+        await store.put_many([good, replace(bad, vectors=bad.vectors * np.nan)], EMBEDDER)
+    assert await store.namespaces() == []
+
+
+async def test_many_put_with_sequences_to_follow(store: EpisodeStore) -> None:
+    after = 5 * 10**15
+    await store.put_many([replace(entry(episode("alice", str(i), "x")), after=after + i) for i in range(3)], EMBEDDER)
+    assert all(one.sequence > after for one in [stored async for stored in store.scan("alice")])
 
 
 async def test_scan_streams_all_in_order_of_writing_and_goes_on_after_a_sequence(store: EpisodeStore) -> None:
@@ -249,6 +284,27 @@ async def test_an_episode_without_passages_is_kept(store: EpisodeStore) -> None:
     await store.put(one, [], np.zeros((0, 16), dtype=np.float32), EMBEDDER)
     assert (await store.get("alice", one.id)).trajectory == one
     assert await store.candidates("alice", "a", vector("a"), limit=5) == []
+
+
+async def test_a_dropped_namespace_is_as_if_it_had_never_been(store: EpisodeStore) -> None:
+    one, other = episode("alice", "1", "disk full"), episode("alice-smith", "1", "disk full")
+    for each in (one, other):
+        await record(store, each)
+        await store.set_meta(each.namespace, "mark", "x")
+    await store.drop_namespace("alice")
+    await store.drop_namespace("alice")
+    await store.drop_namespace("nobody")
+    assert await store.namespaces() == ["alice-smith"]
+    assert await store.get_meta("alice", "mark") is None
+    assert await store.get_meta("alice-smith", "mark") == "x"
+    assert await store.candidates("alice", "disk", vector("disk full"), limit=5) == []
+    assert await store.passages("alice", one.id) == []
+    assert await store.passages("alice-smith", other.id) == passages_of(other)
+    assert await record(store, one)
+    assert [c.passage for c in await store.candidates("alice", "disk", vector("disk full"), limit=5)] == passages_of(
+        one
+    )
+    assert await store.check() == []
 
 
 async def test_stats(store: EpisodeStore) -> None:

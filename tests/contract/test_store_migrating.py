@@ -36,7 +36,7 @@ async def test_there_and_back_nothing_changes(store: EpisodeStore, other: Episod
     told: list[tuple[str, int, int]] = []
     moved = await migrate(store, other, "alice", progress=lambda *numbers: told.append(numbers))
     assert moved == Migrated("alice", moved=5, unchanged=0)
-    assert told == [("alice", i, 5) for i in range(1, 6)]
+    assert told == [("alice", 5, 5)]
     assert await other.namespaces() == ["alice"]
     assert [stored.trajectory async for stored in other.scan("alice")] == episodes
     for one in episodes:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
-from store_helpers import day, episode, passages_of, record, succeeded, vector
+from store_helpers import day, episode, passages_of, record, record_many, succeeded, vector
 
 from rag_tuned_memory.errors import TrajectoryNotFound
 from rag_tuned_memory.store import EpisodeStore, Filter
@@ -75,6 +75,22 @@ class StoreMachine(RuleBasedStateMachine):
         if changed:
             self.model[key] = one
             self.writes = [k for k in self.writes if k != key] + [key]
+
+    @rule(namespace=NAMESPACES, given=st.lists(st.tuples(IDS, TEXTS), max_size=4, unique_by=lambda one: one[0]))
+    def put_many(self, namespace: str, given: list[tuple[str, list[str]]]) -> None:
+        many = [episode(namespace, source_id, *texts) for source_id, texts in given]
+        changed = [self.model.get((namespace, one.id)) != one for one in many]
+        assert anyio.run(record_many, self.store, many) == changed
+        written = [one for one, new in zip(many, changed, strict=True) if new]
+        for one in written:
+            self.writes = [k for k in self.writes if k != (namespace, one.id)]
+        for one in sorted(written, key=lambda one: self.sequence(one)):
+            self.model[namespace, one.id] = one
+            self.writes.append((namespace, one.id))
+
+    def sequence(self, one: Trajectory) -> int:
+        """Many at once may be written in any order."""
+        return anyio.run(self.store.get, one.namespace, one.id).sequence
 
     @rule(namespace=NAMESPACES, ids=st.lists(IDS, max_size=3))
     def delete(self, namespace: str, ids: list[str]) -> None:

@@ -9,12 +9,12 @@ from uuid import uuid4
 import anyio
 import numpy as np
 import pytest
-from store_helpers import EMBEDDER, episode, passages_of, record, vector, vectors
+from store_helpers import EMBEDDER, episode, passages_of, record, record_many, vector, vectors
 
 from rag_tuned_memory.embedding.base import EmbedderIdentity
 from rag_tuned_memory.errors import StoreError, StoreUnavailable, TrajectoryNotFound
 from rag_tuned_memory.store import Projection
-from rag_tuned_memory.store.weaviate import WeaviateStore, parse_address
+from rag_tuned_memory.store.weaviate import WeaviateStore, known, parse_address
 from weaviate_server import Server
 
 pytestmark = pytest.mark.anyio
@@ -105,6 +105,53 @@ async def test_a_process_killed_while_it_replaces_an_episode(
     assert await after.check() == []
 
 
+@pytest.mark.parametrize("request_", range(3))
+async def test_a_process_killed_while_it_records_many(
+    opened: Open, monkeypatch: pytest.MonkeyPatch, request_: int
+) -> None:
+    many = [episode("alice", str(number), "disk full", f"cleared {number}") for number in range(5)]
+    beside = episode("alice", "beside", "all is well")
+    await record(opened(), beside)
+    with monkeypatch.context() as patch:
+        die_at(patch, request_)
+        dying = opened()
+        try:
+            await record_many(dying, many)
+        except Killed:
+            pass
+        else:
+            assert request_ == 2  # nothing was left to be killed in
+    after = opened()
+    stored = [one.trajectory async for one in after.scan("alice") if one.trajectory != beside]
+    assert stored == (many if request_ == 2 else [])
+    assert await after.mentions("alice", "disk") == len(stored)
+    assert bool(await after.check()) is (request_ == 1)
+    await after.mend()
+    assert await after.check() == []
+    assert await record_many(after, many) == [one not in stored for one in many]
+    for one in many:
+        assert await after.passages("alice", one.id) == passages_of(one)
+
+
+async def test_many_recorded_while_some_are_forgotten_are_each_there_or_gone(opened: Open) -> None:
+    many = [episode("alice", str(n), *(f"step {i}" for i in range(12))) for n in range(6)]
+    writer, remover = opened(), opened()
+    for _ in range(6):
+        await remover.delete("alice", [one.id for one in many])
+        async with anyio.create_task_group() as group:
+            group.start_soon(record_many, writer, many)
+            group.start_soon(remover.delete, "alice", [one.id for one in many[::2]])
+        for one in many:
+            try:
+                stored = await remover.get("alice", one.id)
+            except TrajectoryNotFound:
+                assert await remover.passages("alice", one.id) == []
+                assert one in many[::2]
+            else:
+                assert await remover.passages("alice", one.id) == passages_of(stored.trajectory)
+    assert await remover.check() == []
+
+
 @pytest.mark.parametrize("request_", range(2))
 async def test_a_process_killed_while_it_forgets(opened: Open, monkeypatch: pytest.MonkeyPatch, request_: int) -> None:
     one, other = episode("alice", "1", "the secret is tulip"), episode("alice", "2", "disk full")
@@ -125,6 +172,27 @@ async def test_a_process_killed_while_it_forgets(opened: Open, monkeypatch: pyte
     assert await after.mentions("alice", "tulip") == 0
     assert await after.mentions("alice", "disk") == 1
     assert await after.check() == []
+
+
+async def test_a_reader_that_knew_the_old_version_soon_sees_what_a_killed_process_wrote(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = episode("alice", "1", "disk full on orion"), episode("alice", "1", "disk full on vega")
+    reader = opened()
+    await record(reader, old)
+
+    async def seen(text: str) -> list[str]:
+        return [c.passage.text for c in await reader.candidates("alice", text, vector(text), limit=1)]
+
+    assert await seen("disk full on orion") == ["disk full on orion"]
+    with monkeypatch.context() as patch:
+        die_at(patch, 2)  # the new record is written, the old passages are not yet removed
+        with pytest.raises(Killed):
+            await record(opened(), new)
+    assert await seen("disk full on vega") == ["disk full on vega"]
+    monkeypatch.setattr(known, "SECONDS", 0.0)
+    reader._connection.known.forget("alice")  # as after ten seconds
+    assert await seen("disk full on orion") == ["disk full on vega"]
 
 
 @pytest.mark.slow

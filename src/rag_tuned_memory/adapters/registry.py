@@ -225,6 +225,14 @@ class AdapterRegistry:
         """Bar an adapter from ever serving (again), at once; works on damaged files too. Raises AdapterNotFound."""
         return self.transition(name, State.TAINTED, reason, namespace=namespace)
 
+    def remark(self, name: str, text: str, *, namespace: str | None = None) -> None:
+        """Write a line into an adapter's log that changes nothing: what happened when it was to serve."""
+        folder = self._existing(name, namespace)
+        with self._locked():
+            slug, state = parse_name(name)[0], read_log(folder)[-1].new
+            with self._clear_errors():
+                commit(self.folder, [(name, self._transition(slug, state, state, text))])
+
     # Inside; those below that read or write logs need the lock
 
     def _serve(self, name: str, reason: str) -> State:
@@ -341,7 +349,7 @@ def _served_in_order(logs: dict[str, Transitions]) -> list[str]:
 
     A promotion puts an adapter on top. A retired one that serves again takes away all above it (they were given up).
     """
-    lines = sorted((line.sequence, name, line) for name, log in logs.items() for line in log)
+    lines = sorted((line.sequence, name, line) for name, log in logs.items() for line in log if line.old != line.new)
     stack: list[str] = []
     for _, name, line in lines:
         if line.new is State.SERVING and line.old is State.RETIRED and name in stack:

@@ -51,7 +51,10 @@ NEVER_SERVES = frozenset({State.REJECTED, State.TAINTED})
 
 
 class Transition(BaseModel):
-    """One line of an adapter's log. ``sequence`` orders the lines of all versions of a namespace."""
+    """One line of an adapter's log. ``sequence`` orders the lines of all versions of a namespace.
+
+    A line whose ``old`` and ``new`` are the same is a remark (tainting twice is one too).
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

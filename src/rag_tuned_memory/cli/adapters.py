@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from rag_tuned_memory.adapters import AdapterRegistry
-from rag_tuned_memory.cli.options import Json, Namespace
+from rag_tuned_memory.cli.options import Json, Namespace, open_memory
 from rag_tuned_memory.cli.output import console, print_json, when
 from rag_tuned_memory.memory.wiring import load_settings
 from rag_tuned_memory.models import locate
@@ -79,16 +79,18 @@ def show(name: Name, namespace: Namespace, json: Json = False) -> None:
     for verdict in manifest.decision.reasons:
         out.print(f"  {'passed' if verdict.passed else 'MISSED'}  {verdict.sentence}")
     for line in history:
-        out.print(f"  {when(line.time)}  {line.old} → {line.new}: {line.reason} ({line.actor})")
+        change = f"{line.old} → {line.new}" if line.old != line.new else "remark"
+        out.print(f"  {when(line.time)}  {change}: {line.reason} ({line.actor})")
     out.print(f"files and report: {folder}", soft_wrap=True)
 
 
 @app.command()
 def promote(name: Name, namespace: Namespace, reason: Reason = "promoted by hand", json: Json = False) -> None:
     """Let an accepted or retired version serve."""
-    state = _registry().promote(name, reason, namespace=namespace)
+    with open_memory(namespace) as memory:
+        memory.promote(name, reason)
     if json:
-        print_json({"name": name, "state": state})
+        print_json({"name": name, "state": "serving"})
     else:
         console().print(f"{name} serves")
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rag_tuned_memory.cli import adapters, answering, episodes, evaluating, learning, moving, upkeep
+from rag_tuned_memory.cli import adapters, answering, episodes, evaluating, learning, moving, serving, upkeep
 from rag_tuned_memory.cli.output import one_line
 from rag_tuned_memory.errors import RagTunedMemoryError
 
@@ -27,9 +27,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for commands in (moving, episodes, answering, learning, upkeep):
+for commands in (moving, episodes, answering, learning, upkeep, serving):
     for command in commands.COMMANDS:
-        app.command(command.__name__.removesuffix("_"))(command)
+        app.command(command.__name__.removesuffix("_").replace("_", "-"))(command)
 app.add_typer(adapters.app, name="adapters")
 app.add_typer(evaluating.app, name="eval")
 

@@ -74,12 +74,15 @@ def forget(
     tool: Tool = None,
     success: Success = None,
     source: Source = None,
+    everything: Annotated[bool, typer.Option("--all", help="All episodes, and the namespace itself.")] = False,
     json: Json = False,
 ) -> None:
     """Remove episodes for good, and every adapter that learned one of them from service."""
     where = filter_of(since, until, tool, success, source)
+    if everything and (trajectory_ids or where):
+        raise InvalidInput("--all leaves nothing to choose", remedy="Give --all alone, or what to forget.")
     with open_memory(namespace) as memory:
-        receipt = memory.forget(trajectory_ids or None, where=where)
+        receipt = memory.forget_all() if everything else memory.forget(trajectory_ids or None, where=where)
     if json:
         print_json(receipt)
         return

@@ -173,9 +173,26 @@ class AsyncMemory:
         """
         from rag_tuned_memory.memory.distilling import distil
 
-        report = await distil(self._parts, self.namespace, recipe, on_event, should_stop or (lambda: False))
+        stop = should_stop or (lambda: False)
+        report = await distil(self._parts, self.namespace, recipe, on_event, stop, self._roll_out)
         await self._refresh()
         return report
+
+    async def promote(self, name: str, reason: str) -> None:
+        """Let an accepted or retired adapter answer.
+
+        Where a server answers (``RTM_BACKEND``), it loads and proves the adapter first; what served goes on serving
+        when that fails. In this process, and every other one, an adapter is proven when it is first used.
+
+        Raises:
+            AdapterNotFound, AdapterNotServable, IllegalTransition, AdapterDamaged, CanaryMismatch, BackendError.
+        """
+        if self._parts.settings.backend:
+            await self._roll_out(name, reason)
+            return
+        promote = self._parts.registry.promote
+        await anyio.to_thread.run_sync(lambda: promote(name, reason, namespace=self.namespace))
+        await self._refresh()
 
     async def forget(
         self, trajectory_ids: Sequence[str] | None = None, *, where: Filter | None = None
@@ -195,6 +212,13 @@ class AsyncMemory:
         receipt = await forgetting.forget(store, parts.registry, runs, copies, self.namespace, ids)
         if receipt.tainted:
             await self._refresh()
+        return receipt
+
+    async def forget_all(self) -> ForgetReceipt:
+        """As ``forget`` for every episode, then remove the namespace from the store. Nobody may record meanwhile."""
+        store = await anyio.to_thread.run_sync(self._parts.store)
+        receipt = await self.forget([stored.trajectory.id async for stored in store.scan(self.namespace)])
+        await store.drop_namespace(self.namespace)
         return receipt
 
     async def feedback(
@@ -278,14 +302,15 @@ class AsyncMemory:
         stopping: threading.Event | None = None,
     ) -> Worker:
         """A worker that was not started, for programs that run it themselves; ``stopping`` ends several at once."""
-        from rag_tuned_memory.memory.distilling import distil
+        from rag_tuned_memory.memory.distilling import distil, in_present_loop
 
         parts = self._parts
+        roll_out = in_present_loop(self._roll_out)
         return Worker(
             self.namespace,
             store=await anyio.to_thread.run_sync(parts.store),
             registry=parts.registry,
-            distil=lambda should_stop: distil(parts, self.namespace, None, None, should_stop),
+            distil=lambda should_stop: distil(parts, self.namespace, None, None, should_stop, roll_out),
             policy=policy,
             runs=parts.settings.runs_dir,
             interval=interval,
@@ -300,6 +325,11 @@ class AsyncMemory:
                 await anyio.to_thread.run_sync(thread.stop)
             self._workers.clear()
             await self._parts.close()
+
+    async def _roll_out(self, name: str, reason: str) -> None:
+        await anyio.to_thread.run_sync(lambda: self._parts.registry.get(name, namespace=self.namespace))
+        live = await anyio.to_thread.run_sync(self._parts.live)
+        await live.roll_out(name, reason)
 
     async def _refresh(self) -> None:
         """Let a promotion or a taint of this process take effect now."""

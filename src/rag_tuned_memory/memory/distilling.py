@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 
+import anyio.from_thread
+import anyio.lowlevel
 import anyio.to_thread
 
 from rag_tuned_memory.distil.recipe import Recipe
 from rag_tuned_memory.errors import AdapterNotServable, TrainingStopped
 from rag_tuned_memory.learning.events import DistilReport, Event, OnEvent
 from rag_tuned_memory.memory.wiring import Parts
+
+RollOut = Callable[[str, str], Awaitable[object]]
+"""Lets an adapter answer: ``LiveAdapters.roll_out``."""
+
+
+def in_present_loop(roll_out: RollOut) -> RollOut:
+    """``roll_out`` in the event loop that runs now, wherever it is called: a backend's connections belong to one."""
+    token = anyio.lowlevel.current_token()
+
+    async def call(name: str, reason: str) -> object:
+        run = partial(anyio.from_thread.run, roll_out, name, reason, token=token)  # type: ignore[arg-type]
+        return await anyio.to_thread.run_sync(run)
+
+    return call
 
 
 async def distil(
@@ -19,6 +36,7 @@ async def distil(
     recipe: Recipe | None,
     on_event: OnEvent | None,
     should_stop: Callable[[], bool],
+    roll_out: RollOut,
 ) -> DistilReport:
     """Run a distillation and promote what it made, unless an episode that it learned was forgotten meanwhile.
 
@@ -32,7 +50,7 @@ async def distil(
         report = await run_distillation(
             namespace=namespace,
             recall=await anyio.to_thread.run_sync(parts.recall),
-            backend=await anyio.to_thread.run_sync(parts.backend),
+            backend=await anyio.to_thread.run_sync(parts.workbench),
             base=await anyio.to_thread.run_sync(parts.base),
             registry=parts.registry,
             runs=parts.settings.runs_dir,
@@ -47,7 +65,7 @@ async def distil(
     if await _taint_if_forgotten(parts, namespace, report) or not report.decision.accepted:
         return report
     try:
-        await anyio.to_thread.run_sync(parts.registry.promote, report.manifest.name, "accepted by the gate")
+        await roll_out(report.manifest.name, "accepted by the gate")
     except AdapterNotServable:  # forgotten just now, by somebody who found the adapter registered
         return report
     return dataclasses.replace(report, promoted=True)

@@ -71,6 +71,7 @@ class Parts:
         self._store = store
         self._embedder = embedder
         self._backend = backend
+        self._workbench: InferenceBackend | None = None
         self._recall: Recall | None = None
         self._live: LiveAdapters | None = None
         self._answerer: Answerer | None = None
@@ -111,11 +112,26 @@ class Parts:
         """The inference backend; its weights are loaded by its first request. Raises ModelNotPulled."""
         with self._lock:
             if self._backend is None:
-                from rag_tuned_memory.serving.local import LocalBackend
+                from rag_tuned_memory.serving.opening import open_backend
 
-                self._backend = LocalBackend(self.base())
+                self._backend = open_backend(self.settings, self.base())
                 self.owned.append(self._backend)
             return self._backend
+
+    def workbench(self) -> InferenceBackend:
+        """What measures a new adapter: the backend given or opened here, unless that asks a server.
+
+        An adapter that no gate has seen is not loaded where others are served. Raises ModelNotPulled.
+        """
+        with self._lock:
+            if not self.settings.backend:
+                return self.backend()
+            if self._workbench is None:
+                from rag_tuned_memory.serving.local import LocalBackend
+
+                self._workbench = LocalBackend(self.base())
+                self.owned.append(self._workbench)
+            return self._workbench
 
     def live(self) -> LiveAdapters:
         """The serving adapters in the backend."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import anyio.to_thread
 import numpy as np
@@ -17,7 +18,7 @@ from rag_tuned_memory.recall.passages import build_passages
 from rag_tuned_memory.recall.ranking import Ranking
 from rag_tuned_memory.recall.recollection import Recollection
 from rag_tuned_memory.recall.words import telling
-from rag_tuned_memory.store.base import NO_FILTER, Candidate, EpisodeStore, Filter, Passage
+from rag_tuned_memory.store.base import NO_FILTER, Candidate, Entry, EpisodeStore, Filter, Passage
 from rag_tuned_memory.trajectory import Trajectory, validate_namespace
 
 LEAST_CANDIDATES = 100
@@ -25,6 +26,7 @@ LEAST_CANDIDATES = 100
 _EXPANDED = 3
 """The passages beside the best ``3 * k`` candidates are looked at too; with more, nothing was gained."""
 _BATCH_PASSAGES = 256
+_BATCH_TRAJECTORIES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ class Recall:
             InvalidVector: the embedder gave NaN, infinity or another shape; nothing is stored.
             StoreError, EmbedderMismatch: see ``EpisodeStore.put``.
         """
-        if await self._is_there(trajectory):
+        if await self._there([trajectory]):
             return False
         passages = await anyio.to_thread.run_sync(build_passages, trajectory)
         vectors = await self._embed(passages)
@@ -78,14 +80,17 @@ class Recall:
             if progress is not None:
                 progress(one)
 
-        for trajectory in trajectories:
-            if await self._is_there(trajectory):
-                await self._flush(batch, report)
-                report(Indexed(trajectory.id, changed=False, passages=0))
-                continue
-            batch.append((trajectory, await anyio.to_thread.run_sync(build_passages, trajectory)))
-            if sum(len(passages) for _, passages in batch) >= _BATCH_PASSAGES:
-                await self._flush(batch, report)
+        source = iter(trajectories)
+        while some := list(islice(source, _BATCH_TRAJECTORIES)):
+            there = await self._there(some)
+            for trajectory in some:
+                if trajectory in there:
+                    await self._flush(batch, report)
+                    report(Indexed(trajectory.id, changed=False, passages=0))
+                    continue
+                batch.append((trajectory, await anyio.to_thread.run_sync(build_passages, trajectory)))
+                if sum(len(passages) for _, passages in batch) >= _BATCH_PASSAGES:
+                    await self._flush(batch, report)
         await self._flush(batch, report)
         return done
 
@@ -137,15 +142,19 @@ class Recall:
     async def _at(self, namespace: str, keys: Sequence[Key], vector: Vectors) -> list[Candidate]:
         return await self.store.candidates_at(namespace, keys, vector) if keys else []
 
-    async def _is_there(self, trajectory: Trajectory) -> bool:
-        """Whether exactly this is recorded, with vectors of this embedder, so that nothing need be embedded."""
-        found = await self.store.headings(trajectory.namespace, [trajectory.id])
-        if trajectory.id not in found:
-            return False
-        content_hash = await anyio.to_thread.run_sync(lambda: trajectory.content_hash)
-        if found[trajectory.id].content_hash != content_hash:
-            return False
-        return await self.store.embedder(trajectory.namespace) == await self._identity()
+    async def _there(self, trajectories: Sequence[Trajectory]) -> list[Trajectory]:
+        """Which are recorded exactly so, with vectors of this embedder, so that nothing need be embedded."""
+        hashes = await anyio.to_thread.run_sync(lambda: [one.content_hash for one in trajectories])
+        by_namespace: dict[str, list[tuple[Trajectory, str]]] = {}
+        for one, content_hash in zip(trajectories, hashes, strict=True):
+            by_namespace.setdefault(one.namespace, []).append((one, content_hash))
+        there: list[Trajectory] = []
+        for namespace, some in by_namespace.items():
+            found = await self.store.headings(namespace, [one.id for one, _ in some])
+            same = [one for one, content_hash in some if one.id in found and found[one.id].content_hash == content_hash]
+            if same and await self.store.embedder(namespace) == await self._identity():
+                there += same
+        return there
 
     async def _identity(self) -> EmbedderIdentity:
         """The embedder's identity; an embedder may have to read its weights for it."""
@@ -155,19 +164,27 @@ class Recall:
         """Embed and write ``batch``, and empty it."""
         try:
             vectors = await self._embed([passage for _, passages in batch for passage in passages])
-        except InvalidInput:
-            parts: list[Vectors | None] = [None] * len(batch)  # one at a time, to find which it is
-        else:
             ends = np.cumsum([len(passages) for _, passages in batch])
-            parts = list(np.split(vectors, ends[:-1])) if batch else []
-        for (trajectory, passages), part in zip(batch, parts, strict=True):
-            try:
-                own = await self._embed(passages) if part is None else part
-                changed = await self.store.put(trajectory, passages, own, await self._identity())
-                report(Indexed(trajectory.id, changed=changed, passages=len(passages)))
-            except InvalidInput as error:
-                report(Indexed(trajectory.id, changed=False, passages=0, error=error))
+            parts = np.split(vectors, ends[:-1]) if batch else []
+            entries = [
+                Entry(trajectory, passages, part) for (trajectory, passages), part in zip(batch, parts, strict=True)
+            ]
+            changed = await self.store.put_many(entries, await self._identity())
+        except InvalidInput:  # one at a time, to find which it is
+            for trajectory, passages in batch:
+                report(await self._indexed(trajectory, passages))
+        else:
+            for entry, one in zip(entries, changed, strict=True):
+                report(Indexed(entry.trajectory.id, changed=one, passages=len(entry.passages)))
         batch.clear()
+
+    async def _indexed(self, trajectory: Trajectory, passages: Sequence[Passage]) -> Indexed:
+        try:
+            vectors = await self._embed(passages)
+            changed = await self.store.put(trajectory, passages, vectors, await self._identity())
+        except InvalidInput as error:
+            return Indexed(trajectory.id, changed=False, passages=0, error=error)
+        return Indexed(trajectory.id, changed=changed, passages=len(passages))
 
     async def _embed(self, passages: Sequence[Passage]) -> Vectors:
         dimension = (await self._identity()).dimension

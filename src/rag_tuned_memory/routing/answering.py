@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rag_tuned_memory.adapters.live import LiveAdapters
 from rag_tuned_memory.distil.dialogue import general_messages, memory_messages
 from rag_tuned_memory.distil.phrasing import abstention
-from rag_tuned_memory.errors import AdapterNotServable
+from rag_tuned_memory.errors import AdapterNotLoaded, AdapterNotServable
 from rag_tuned_memory.recall.engine import Recall
 from rag_tuned_memory.recall.prompt import assemble
 from rag_tuned_memory.recall.recollection import Recollection
@@ -127,7 +127,7 @@ class Answerer:
     ) -> list[Answer]:
         started = time.monotonic()
         plans = [await self._plan(namespace, query, route, limits) for query in queries]
-        generations = await self._generate(plans)
+        generations = await self._generate(namespace, plans)
         if route is None:
             plans, generations = await self._second_tries(namespace, plans, generations, limits)
         seconds = (time.monotonic() - started) / max(1, len(queries))
@@ -169,9 +169,16 @@ class Answerer:
         messages = general_messages(query) if is_general else memory_messages(query, context)
         return _Plan(query, decision, found, Request(messages, adapter, limits.max_new_tokens))
 
-    async def _generate(self, plans: Sequence[_Plan]) -> list[Generation | None]:
+    async def _generate(self, namespace: str, plans: Sequence[_Plan]) -> list[Generation | None]:
         requests = [plan.request for plan in plans if plan.request]
-        done = iter(await self._backend.generate(requests) if requests else [])
+        try:
+            done = iter(await self._backend.generate(requests) if requests else [])
+        except AdapterNotLoaded:  # replaced by another process, or the server was restarted
+            serving = await self._live.refresh(namespace)
+            if serving is None:
+                raise
+            renewed = [replace(one, adapter=serving.name) if one.adapter else one for one in requests]
+            done = iter(await self._backend.generate(renewed))
         return [next(done) if plan.request else None for plan in plans]
 
     async def _second_tries(
@@ -188,7 +195,7 @@ class Answerer:
             plans[position] = _Plan(plan.query, decision, plan.found, plan.request)
             if (better := after_answer(decision, done.confidence)) and plan.found.results:
                 again[position] = await self._planned(namespace, plan.query, better, plan.found, limits)
-        for position, second in zip(again, await self._generate(list(again.values())), strict=True):
+        for position, second in zip(again, await self._generate(namespace, list(again.values())), strict=True):
             first = generations[position]
             if first and second and second.confidence > first.confidence:
                 plans[position], generations[position] = again[position], second

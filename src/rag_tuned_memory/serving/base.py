@@ -39,7 +39,10 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """One generated token; ``entropy`` is of the next-token distribution it was taken from, in nats."""
+    """One generated token; ``entropy`` is of the next-token distribution it was taken from, in nats.
+
+    ``logprob`` and ``entropy`` are NaN where a server does not tell them.
+    """
 
     id: int
     text: str
@@ -60,12 +63,13 @@ class Generation:
 
     @property
     def confidence(self) -> float:
-        """Probability of its least certain token, 0 to 1."""
-        return math.exp(min((token.logprob for token in self.tokens), default=0.0))
+        """Probability of its least certain token, 0 to 1; 0 where a token's is unknown."""
+        logprobs = [token.logprob for token in self.tokens]
+        return 0.0 if any(map(math.isnan, logprobs)) else math.exp(min(logprobs, default=0.0))
 
     @property
     def entropy(self) -> float:
-        """Mean entropy of the distributions that its tokens were taken from, nats a token."""
+        """Mean entropy of the distributions that its tokens were taken from, nats a token; NaN where unknown."""
         return sum(token.entropy for token in self.tokens) / max(1, len(self.tokens))
 
 

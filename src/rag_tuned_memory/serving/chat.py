@@ -35,9 +35,16 @@ def render(
     Raises:
         InvalidInput: no messages, an unknown role, text that is no valid UTF-8, or a model without chat template.
     """
+    return [one for _, ids in render_pieces(tokenizer, messages, generation_prompt=generation_prompt) for one in ids]
+
+
+def render_pieces(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, generation_prompt: bool = True
+) -> list[tuple[str, list[int]]]:
+    """As ``render``: the templated text in the pieces that are tokenised by themselves, each with its token ids."""
     mark = _unused_character(message.content for message in messages)
-    text = _templated(tokenizer, messages, mark, generation_prompt)
-    return _encode_pieces(tokenizer, text.split(mark))
+    pieces = _templated(tokenizer, messages, mark, generation_prompt).split(mark)
+    return [(piece, _encode_pieces(tokenizer, [piece])) for piece in pieces]
 
 
 def render_text(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> str:

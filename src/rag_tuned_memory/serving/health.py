@@ -8,13 +8,18 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """``hung``: connected, and no answer in time. ``refused``: no connection."""
+    """Whether a server can answer.
+
+    ``ready``; ``unhealthy``: it answers and says no; ``hung``: it takes connections and does not answer in time (the
+    process that holds the model hangs); ``refused``: it takes no connections (it starts, drains, or is not there).
+    """
 
     state: Literal["ready", "unhealthy", "hung", "refused"]
-    detail: str
-    seconds: float
+    detail: str = ""
+    seconds: float = 0.0
+    """How long the answer took."""
 
     @property
     def ready(self) -> bool:
-        """Whether it takes requests."""
+        """Whether requests may be sent."""
         return self.state == "ready"

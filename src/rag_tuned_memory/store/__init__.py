@@ -7,6 +7,7 @@ from rag_tuned_memory.models.extras import require
 from rag_tuned_memory.store.base import (
     NO_FILTER,
     Candidate,
+    Entry,
     EpisodeStore,
     Filter,
     Heading,
@@ -19,6 +20,7 @@ from rag_tuned_memory.store.base import (
 __all__ = [
     "NO_FILTER",
     "Candidate",
+    "Entry",
     "EpisodeStore",
     "Filter",
     "Heading",

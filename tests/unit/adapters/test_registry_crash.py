@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import signal
 import time
 from collections.abc import Callable
 from functools import partial
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from killed import killed_at
 from rag_tuned_memory.adapters.manifest import Draft
 from rag_tuned_memory.adapters.registry import AdapterRegistry
 from rag_tuned_memory.adapters.states import State
@@ -17,37 +17,6 @@ from rag_tuned_memory.adapters.states import State
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked processes")
 
 FORK = multiprocessing.get_context("fork") if hasattr(os, "fork") else None
-STEPS = ("fsync", "rename", "replace", "unlink", "mkdir", "truncate", "open")
-
-
-def killed_at(step: int, action: Callable[[], object]) -> bool:
-    """Run ``action`` in a child that SIGKILLs itself at its n-th step on the disk; whether it lived that long."""
-    child = os.fork()
-    if child == 0:  # pragma: no cover
-        count = 0
-
-        def deadly(real: Callable[..., object]) -> Callable[..., object]:
-            def call(*args: object, **kwargs: object) -> object:
-                nonlocal count
-                count += 1
-                if count == step:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return real(*args, **kwargs)
-
-            return call
-
-        for name in STEPS:
-            setattr(os, name, deadly(getattr(os, name)))
-        try:
-            action()
-        except BaseException:
-            os._exit(1)
-        os._exit(0)
-    _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
-        return True
-    assert os.waitstatus_to_exitcode(status) == 0
-    return False
 
 
 def test_registration_killed_at_every_step_leaves_nothing_or_a_whole_version(

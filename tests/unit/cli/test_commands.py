@@ -167,6 +167,17 @@ def test_forget_needs_to_be_told_what(rtm: Any) -> None:
     assert rtm("stats", *OPS, "--json").json["store"]["trajectories"] == 1
 
 
+def test_forget_all_removes_the_namespace(rtm: Any) -> None:
+    identity = record(rtm)
+    record(rtm, namespace="other")
+    ran = rtm("forget", identity, "--all", *OPS)
+    assert ran.status == 1
+    assert "--all leaves nothing to choose" in ran.error
+    assert rtm("forget", "--all", *OPS, "--json").json["removed"] == [identity]
+    assert rtm("stats", *OPS, "--json").json["store"]["trajectories"] == 0
+    assert rtm("stats", "-n", "other", "--json").json["store"]["trajectories"] == 1
+
+
 def test_export_and_import(rtm: Any, tmp_path: Path) -> None:
     record(rtm, 1)
     record(rtm, 2)

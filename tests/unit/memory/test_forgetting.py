@@ -41,6 +41,13 @@ def test_by_filter(memory: Memory, three: list[str]) -> None:
     assert memory.stats().store.trajectories == 1
 
 
+def test_all_of_a_namespace(memory: Memory, three: list[str]) -> None:
+    assert set(memory.forget_all().removed) == set(three)
+    assert memory.stats().store.trajectories == 0
+    assert memory.forget_all().removed == ()
+    assert memory.record(episode(1)).changed
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from rag_tuned_memory.errors import AdapterDamaged
 from rag_tuned_memory.models import quiet_transformers
+from rag_tuned_memory.serving.local.mixing import Mixer, peft_name
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
 _PREFIX = "base_model.model."
-_BASE = "__base__"
 
 
 def check_files(lm: PreTrainedModel, folder: Path) -> None:
@@ -101,11 +101,6 @@ def _check_tensor(
         raise AdapterDamaged(f"{name} holds NaN or infinity", place=place)
 
 
-def _peft_name(slot: int) -> str:
-    """PEFT's name for a slot. A bare number would be taken for a layer's number in the weights' keys."""
-    return f"slot{slot}"
-
-
 class AdapterSlots:
     """The adapters that the model carries, under numbers that are never used twice.
 
@@ -117,7 +112,7 @@ class AdapterSlots:
         self._lm = lm
         self._peft: PeftModel | None = None
         self._count = 0
-        self._active: int | None = None
+        self._mixer = Mixer()
 
     def add(self, folder: Path) -> int:
         """Load checked files into a new slot.
@@ -131,13 +126,12 @@ class AdapterSlots:
             with quiet_transformers():
                 self._load(folder, slot)
         except Exception as error:
-            if self._peft is not None and _peft_name(slot) in self._peft.peft_config:
+            if self._peft is not None and peft_name(slot) in self._peft.peft_config:
                 self.remove(slot)
             if isinstance(error, AdapterDamaged):
                 raise
             raise AdapterDamaged(f"PEFT cannot load it: {error}", place=str(folder)) from error
-        self._active = slot
-        self._select(None)
+        self._settle()
         return slot
 
     def _load(self, folder: Path, slot: int) -> None:
@@ -146,8 +140,8 @@ class AdapterSlots:
         if self._peft is None:
             config = LoraConfig.from_pretrained(folder)
             config.inference_mode = True
-            self._peft = PeftModel(self._lm, config, adapter_name=_peft_name(slot))
-        result = self._peft.load_adapter(folder, adapter_name=_peft_name(slot), torch_device=str(self._lm.device))
+            self._peft = PeftModel(self._lm, config, adapter_name=peft_name(slot))
+        result = self._peft.load_adapter(folder, adapter_name=peft_name(slot), torch_device=str(self._lm.device))
         self._peft.eval()
         if result.missing_keys:
             first, count = result.missing_keys[0], len(result.missing_keys)
@@ -158,31 +152,19 @@ class AdapterSlots:
     def remove(self, slot: int) -> None:
         """Free the slot's weights."""
         assert self._peft is not None
-        self._select(None)
+        self._mixer.forget(slot)
         with quiet_transformers():
-            # PEFT warns which adapter it makes active instead; every forward pass here selects its own.
-            self._peft.delete_adapter(_peft_name(slot))
+            # PEFT warns which adapter it makes active instead; here none is, the mixer takes those that a row needs.
+            self._peft.delete_adapter(peft_name(slot))
+        self._settle()
+
+    def _settle(self) -> None:
+        """PEFT's layers compute the base model only, and the mixer knows all of them."""
+        assert self._peft is not None
+        self._peft.base_model.disable_adapter_layers()
+        self._mixer.attach(self._lm)
 
     def forward(self, slots: Sequence[int | None], **inputs: Any) -> Any:
-        """The model's output where row ``i`` is computed with the adapter ``slots[i]``.
-
-        Rows of one adapter, or of none, take the plain path; otherwise PEFT's mixed batch, in which each layer adds
-        every adapter's product to its own rows.
-        """
-        if len(set(slots)) == 1:
-            self._select(slots[0])
+        """The model's output where row ``i`` is computed with the adapter ``slots[i]``."""
+        with self._mixer.rows(slots):
             return self._lm(**inputs)
-        assert self._peft is not None
-        self._select(next(slot for slot in slots if slot is not None))
-        names = [_BASE if slot is None else _peft_name(slot) for slot in slots]
-        return self._peft(**inputs, adapter_names=names)
-
-    def _select(self, slot: int | None) -> None:
-        if self._peft is None or slot == self._active:
-            return
-        if slot is None:
-            self._peft.base_model.disable_adapter_layers()
-        else:
-            self._peft.base_model.enable_adapter_layers()
-            self._peft.set_adapter(_peft_name(slot), inference_mode=True)
-        self._active = slot

@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anyio.to_thread
 
 from rag_tuned_memory.errors import AdapterNotLoaded, InvalidInput
 from rag_tuned_memory.serving.base import Chunk, Fingerprint, Generation, Request
 from rag_tuned_memory.serving.folder import ModelFolder
-from rag_tuned_memory.serving.local.batching import Job, check_request, next_batch
-from rag_tuned_memory.serving.local.decoding import decode
+from rag_tuned_memory.serving.local.asked import Step, TokenRequest
+from rag_tuned_memory.serving.local.batching import Job, check_request, check_tokens
 from rag_tuned_memory.serving.local.engine import Engine
+from rag_tuned_memory.serving.local.scheduling import Scheduler
 from rag_tuned_memory.serving.local.worker import Call, Mailbox, Worker, closed_error
-
-if TYPE_CHECKING:
-    pass
 
 
 class LocalBackend:
     """Answers with the model in ``folder`` and LoRA adapters on it, in a worker thread of this process.
 
-    The weights are loaded with the first request. Requests of all tasks that wait at the same time run as one batch
-    of up to ``max_batch_size`` rows and ``max_batch_tokens`` padded tokens; a stream goes before other requests. It
-    may be used from several event loops.
+    The weights are loaded with the first request. Requests of all tasks run as one batch of up to ``max_batch_size``
+    rows and ``max_batch_tokens`` padded tokens, which they join and leave between two tokens; a stream goes before
+    other requests. It may be used from several event loops.
 
     Args:
         folder: model and tokenizer as transformers saves them.
@@ -61,10 +59,10 @@ class LocalBackend:
             max_rows=max_batch_size,
             max_tokens=max_batch_tokens,
         )
-        self._pick = partial(next_batch, max_rows=max_batch_size, max_tokens=max_batch_tokens)
         self._engine: Engine | None = None
         self._names: dict[str, int] = {}
-        self._worker = Worker(self._prepare, self._pick, self._run_batch)
+        scheduler = Scheduler(self._loaded, max_rows=max_batch_size, max_tokens=max_batch_tokens)
+        self._worker = Worker(self._prepare, scheduler)
         self._closed = False
 
     @property
@@ -126,6 +124,62 @@ class LocalBackend:
             job.cancelled = True
             mailbox.close()
 
+    async def steps(self, request: TokenRequest) -> AsyncGenerator[Step, None]:
+        """Each token of the answer as it comes; the last one has ``finish`` set.
+
+        For servers, which render prompts, cut texts and count tokens in their own ways. Closing the iterator stops the
+        generation at the next token.
+
+        Raises:
+            InvalidInput, AdapterNotLoaded, PromptTooLong, BackendUnavailable: see ``errors``.
+        """
+        check_tokens(request)
+        mailbox: Mailbox[Step | Exception] = Mailbox()
+        job = Job(request, on_done=mailbox.post, on_step=mailbox.post)
+        try:
+            self._worker.submit(job)
+            while True:
+                item = await mailbox.get()
+                if isinstance(item, Exception):
+                    raise item
+                yield item
+                if item.finish:
+                    return
+        finally:
+            job.cancelled = True
+            mailbox.close()
+
+    async def score_ids(self, ids: Sequence[int], adapter: str | None = None) -> tuple[float, ...]:
+        """Natural-log probability of each token but the first, after those before it.
+
+        Raises:
+            InvalidInput, AdapterNotLoaded, PromptTooLong, BackendUnavailable: see ``errors``.
+        """
+        text = tuple(ids)
+        if not text:
+            raise InvalidInput("there are no tokens to score")
+        scores: tuple[float, ...] = await self._call(lambda: self._loaded().score_ids(text, self._slot(adapter)))
+        return scores
+
+    async def start(self) -> int:
+        """Load the weights now, not with the first request; returns the model's context, in tokens.
+
+        Raises:
+            MissingExtra, ModelIntegrityError, BackendUnavailable: see ``errors``.
+        """
+        context: int = await self._call(lambda: self._loaded().model.context)
+        return context
+
+    @property
+    def folder(self) -> ModelFolder:
+        """The base model's folder."""
+        return self._folder
+
+    @property
+    def load(self) -> tuple[int, int]:
+        """How many requests wait, and how many run."""
+        return self._worker.load
+
     async def score(self, request: Request, completions: Sequence[str]) -> list[tuple[float, ...]]:
         """Natural-log probability of each token of each completion after the request's prompt.
 
@@ -142,7 +196,7 @@ class LocalBackend:
         return scores
 
     async def load_adapter(self, name: str, path: Path, fingerprint: Fingerprint | None = None) -> None:
-        """Check the files, load them between two batches, prove them by the fingerprint, and only then serve them.
+        """Check the files, load them between two steps, prove them by the fingerprint, and only then serve them.
 
         Raises:
             InvalidInput: the name is empty or in use.
@@ -171,7 +225,7 @@ class LocalBackend:
         slot: int = await self._call(lambda: self._retire(name))
         await self._call(
             lambda: self._loaded().remove_adapter(slot),
-            ready=lambda waiting: all(job.slot != slot for job in waiting),
+            ready=lambda jobs: all(job.slot != slot for job in jobs),
         )
 
     async def adapters(self) -> list[str]:
@@ -195,7 +249,7 @@ class LocalBackend:
             raise closed_error()
 
     async def _call(self, function: Callable[[], Any], ready: Callable[[list[Job]], bool] | None = None) -> Any:
-        """Run a function in the worker thread between two batches. Once queued it runs, also if this is cancelled."""
+        """Run a function in the worker thread between two steps. Once queued it runs, also if this is cancelled."""
         mailbox: Mailbox[Any] = Mailbox()
         call = Call(function, mailbox.post, ready) if ready else Call(function, mailbox.post)
         try:
@@ -229,7 +283,9 @@ class LocalBackend:
 
     def _prepare(self, job: Job) -> None:
         job.slot = self._slot(job.request.adapter)
-        job.prefix, job.ids = self._loaded().prompt(job.request, answer_tokens=job.request.max_new_tokens)
-
-    def _run_batch(self, jobs: list[Job], stopping: Callable[[], bool]) -> None:
-        decode(self._loaded(), jobs, stopping)
+        engine, answer_tokens = self._loaded(), job.request.max_new_tokens
+        if isinstance(job.request, TokenRequest):
+            engine.check_length(len(job.request.ids), answer_tokens)
+            job.ids = job.request.ids
+        else:
+            job.prefix, job.ids = engine.prompt(job.request, answer_tokens=answer_tokens)

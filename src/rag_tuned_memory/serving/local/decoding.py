@@ -1,16 +1,14 @@
-"""The decode loop: one batch of jobs from prompts to answers."""
+"""One step of a group of rows that are decoded together, and how groups join and rows leave."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from rag_tuned_memory.serving.base import Generation, Token
 from rag_tuned_memory.serving.local.batching import Job
+from rag_tuned_memory.serving.local.cache import join_caches, keep_rows, mixes
 from rag_tuned_memory.serving.local.model import PaddedBatch
-from rag_tuned_memory.serving.local.text import TextStream
+from rag_tuned_memory.serving.local.rows import Row, row_of
 
 if TYPE_CHECKING:
     import torch
@@ -18,112 +16,104 @@ if TYPE_CHECKING:
     from rag_tuned_memory.serving.local.engine import Engine
 
 
-@dataclass
-class _Row:
-    """One job while it is generated."""
+class Group:
+    """Rows in one batch: of one prefix, and with a prefix of one adapter. Its first step computes the prompts.
 
-    job: Job
-    stream: TextStream
-    generator: torch.Generator | None
-    tokens: list[Token] = field(default_factory=list)
-    text: str = ""
-    finish: Literal["stop", "length"] | None = None
-
-    def take(self, token_id: int, logprob: float, entropy: float, *, is_end: bool) -> None:
-        """Add one token; sets ``finish`` when it was the last."""
-        piece, shown = ("", "") if is_end else self.stream.push(token_id)
-        self.finish = "stop" if is_end or self.stream.stopped else None
-        if self.finish is None and len(self.tokens) + 1 == self.job.request.max_new_tokens:
-            self.finish = "length"
-        if self.finish:
-            rest, shown_rest = self.stream.finish()
-            piece, shown = piece + rest, shown + shown_rest
-            if self.stream.stopped:
-                self.finish = "stop"
-        self.tokens.append(Token(token_id, piece, logprob, entropy))
-        self.text += shown
-        if shown and self.job.on_text:
-            self.job.on_text(shown)
-
-    def done(self, seconds: float) -> Generation:
-        """The finished answer."""
-        assert self.finish is not None
-        return Generation(
-            text=self.text,
-            tokens=tuple(self.tokens),
-            prompt_tokens=len(self.job.prefix) + len(self.job.ids),
-            finish_reason=self.finish,
-            adapter=self.job.request.adapter,
-            seconds=seconds,
-        )
-
-
-def decode(engine: Engine, jobs: Sequence[Job], stopping: Callable[[], bool]) -> None:
-    """Run ``jobs`` (one prefix; with a prefix, one slot) as one batch and report to each as it finishes.
-
-    A row leaves the batch as soon as it is finished or cancelled; the others' results do not depend on it. When
-    ``stopping`` becomes true the rest is left unreported.
+    A row leaves as soon as it is finished or cancelled, and another group of the same kind can be taken in between
+    two steps; the results of the others do not depend on it.
     """
-    import torch
 
-    with torch.inference_mode():
-        began = time.perf_counter()
-        rows = [_Row(job, TextStream(engine.tokenizer, job.request.stop), _generator(job)) for job in jobs]
-        prefix = engine.prefix(jobs[0].slot, jobs[0].prefix)
-        batch = PaddedBatch.of([job.ids for job in jobs], engine.model.device, start=len(jobs[0].prefix))
-        cache = engine.new_cache()
-        while not stopping():
-            logits = engine.logits(batch, [row.job.slot for row in rows], cache, prefix=prefix)[:, -1]
-            chosen = _advance(rows, logits, engine.model.end_ids)
-            for row in rows:
-                if row.finish:
-                    row.job.report(row.done(time.perf_counter() - began))
-            left = [i for i, row in enumerate(rows) if not row.finish and not row.job.cancelled]
-            if not left:
-                return
-            if len(left) < len(rows):
-                rows = [rows[i] for i in left]
-                index = torch.tensor(left, device=chosen.device)
-                cache.batch_select_indices(index)
-                batch, chosen = batch.keep(index), chosen[index]
-            batch = batch.next(chosen)
+    def __init__(self, engine: Engine, jobs: Sequence[Job]) -> None:
+        self._engine = engine
+        self._rows = [row_of(engine, job) for job in jobs]
+        self._prefix_ids, self._slot = jobs[0].prefix, jobs[0].slot
+        self._prefix = engine.prefix(self._slot, self._prefix_ids)
+        self._batch = PaddedBatch.of([job.ids for job in jobs], engine.model.device, start=len(self._prefix_ids))
+        self._cache = engine.new_cache()
+
+    @property
+    def jobs(self) -> list[Job]:
+        """The jobs of the rows that are left."""
+        return [row.job for row in self._rows]
+
+    def step(self) -> None:
+        """Choose a token for each row, and let go of the rows that are done."""
+        import torch
+
+        self._keep([i for i, row in enumerate(self._rows) if not row.job.cancelled])
+        if not self._rows:
+            return
+        slots = [row.job.slot for row in self._rows]
+        with torch.inference_mode():
+            logits = self._engine.logits(self._batch, slots, self._cache, prefix=self._prefix)[:, -1]
+            chosen, last = advance(self._rows, logits)
+            self._batch = self._batch.next(chosen)
+        self._keep([i for i, done in enumerate(last) if not done])
+
+    def joins(self, other: Group) -> bool:
+        """Whether the two can become one: same prefix, and a cache of keys and values only."""
+        same = self._prefix_ids == other._prefix_ids and (not self._prefix_ids or self._slot == other._slot)
+        return same and mixes(self._cache) and mixes(other._cache)
+
+    def take_in(self, other: Group) -> None:
+        """Add the other's rows, which have made their first step as these have."""
+        import torch
+
+        with torch.inference_mode():
+            join_caches(self._cache, other._cache)
+            self._batch = self._batch.joined(other._batch)
+        self._rows += other._rows
+
+    def _keep(self, left: list[int]) -> None:
+        """Only these rows, and no column that none of them has a token in."""
+        if len(left) == len(self._rows):
+            return
+        import torch
+
+        self._rows = [self._rows[i] for i in left]
+        if left:
+            with torch.inference_mode():
+                index = torch.tensor(left, device=self._batch.ids.device)
+                self._batch = self._batch.keep(index)
+                empty = self._batch.empty_columns() if mixes(self._cache) else 0
+                self._batch = self._batch.without(empty)
+                keep_rows(self._cache, index, drop=empty)
 
 
-def _advance(rows: Sequence[_Row], logits: torch.Tensor, end_ids: frozenset[int]) -> torch.Tensor:
-    """Choose the next token of each row from ``(rows, vocabulary)`` and give it to the row; returns ``(rows,)``.
+def advance(rows: Sequence[Row], logits: torch.Tensor) -> tuple[torch.Tensor, list[bool]]:
+    """Choose the next token of each row from ``(rows, vocabulary)`` and give it to the row.
 
-    Log-probability and entropy are of the model's own distribution, at temperature 1, whatever the temperature that
+    Returns the tokens ``(rows,)``, and of each row whether it was the last. Without ``warped_logprobs``
+    log-probability and entropy are of the model's own distribution, at temperature 1, whatever the temperature that
     the token was drawn with.
     """
-    logprobs = logits.log_softmax(-1)
-    # The clamp gives a token of probability 0 its share 0, where -inf times 0 would be NaN.
-    entropy = -(logprobs.exp() * logprobs.clamp(min=-1e4)).sum(-1)
+    own = logits
     chosen = logits.argmax(-1)
     for index, row in enumerate(rows):
-        if row.generator is not None:
-            chosen[index] = _sample(logits[index], row.job.request.temperature, row.generator)
+        if row.sampler is not None:
+            try:
+                warped = row.sampler.warp(logits[index])
+                chosen[index] = row.sampler.choose(warped)
+            except Exception as error:  # a constraint that gives up, say: the other rows go on
+                row.job.report(error)
+                row.job.cancelled = True
+                continue
+            if row.warped_logprobs:
+                own = own.clone() if own is logits else own
+                own[index] = warped
+    logprobs = own.log_softmax(-1)
+    # The clamp gives a token of probability 0 its share 0, where -inf times 0 would be NaN.
+    entropy = -(logprobs.exp() * logprobs.clamp(min=-1e4)).sum(-1)
     picked = logprobs.gather(1, chosen[:, None])[:, 0]
-    for row, token_id, logprob, nats in zip(rows, chosen.tolist(), picked.tolist(), entropy.tolist(), strict=True):
-        row.take(token_id, logprob, nats, is_end=token_id in end_ids)
-    return chosen
+    figures = zip(chosen.tolist(), picked.tolist(), entropy.tolist(), strict=True)
+    tops = _most_likely(logprobs, max(row.top for row in rows))
+    last = [row.take(figure, top[: row.top]) for row, figure, top in zip(rows, figures, tops, strict=True)]
+    return chosen, last
 
 
-def _generator(job: Job) -> torch.Generator | None:
-    """A generator of its own for each sampled row, so that a seed gives the same answer in any batch."""
-    if job.request.temperature == 0:
-        return None
-    import torch
-
-    generator = torch.Generator()
-    if job.request.seed is None:
-        generator.seed()
-    else:
-        generator.manual_seed(job.request.seed)
-    return generator
-
-
-def _sample(logits: torch.Tensor, temperature: float, generator: torch.Generator) -> torch.Tensor:
-    import torch
-
-    probabilities = (logits.cpu() / temperature).softmax(-1)
-    return torch.multinomial(probabilities, 1, generator=generator)[0].to(logits.device)
+def _most_likely(logprobs: torch.Tensor, count: int) -> list[list[tuple[int, float]]]:
+    """The ``count`` most likely tokens of each row, the most likely first."""
+    if not count:
+        return [[] for _ in logprobs]
+    values, ids = logprobs.topk(count, -1)
+    return [list(zip(*pair, strict=True)) for pair in zip(ids.tolist(), values.tolist(), strict=True)]

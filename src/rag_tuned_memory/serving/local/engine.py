@@ -64,15 +64,19 @@ class Engine:
             InvalidInput: see ``chat.render``.
         """
         ids = render(self.tokenizer, request.messages)
-        if len(ids) + answer_tokens > self.model.context:
+        self.check_length(len(ids), answer_tokens)
+        shared = self._shared_length(request, ids)
+        return tuple(ids[:shared]), tuple(ids[shared:])
+
+    def check_length(self, prompt_tokens: int, answer_tokens: int) -> None:
+        """Raise PromptTooLong where prompt and answer do not fit into the model's context."""
+        if prompt_tokens + answer_tokens > self.model.context:
             raise PromptTooLong(
-                f"the prompt has {len(ids)} tokens and the answer up to {answer_tokens}, together more than the "
+                f"the prompt has {prompt_tokens} tokens and the answer up to {answer_tokens}, together more than the "
                 f"model's context of {self.model.context}",
                 remedy=f"Shorten the prompt to {max(self.model.context - answer_tokens, 0)} tokens, e.g. by a lower "
                 "recall budget, or ask for a shorter answer.",
             )
-        shared = self._shared_length(request, ids)
-        return tuple(ids[:shared]), tuple(ids[shared:])
 
     def _shared_length(self, request: Request, ids: Sequence[int]) -> int:
         if not (self.shares_prefixes and request.shared_prefix):
@@ -145,6 +149,14 @@ class Engine:
                 for index, row in zip(rows, self._score(slot, shared, own, [answers[i] for i in rows]), strict=True):
                     scores[index] = row
         return scores
+
+    def score_ids(self, ids: tuple[int, ...], slot: int | None) -> tuple[float, ...]:
+        """Log-probability of each token but the first, after those before it. Raises PromptTooLong."""
+        import torch
+
+        self.check_length(len(ids), 0)
+        with torch.inference_mode():
+            return self._score(slot, (), ids[:1], [list(ids[1:])])[0] if ids[1:] else ()
 
     def _score(
         self, slot: int | None, shared: tuple[int, ...], own: tuple[int, ...], answers: Sequence[list[int]]

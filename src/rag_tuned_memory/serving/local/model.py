@@ -104,3 +104,22 @@ class PaddedBatch:
     def keep(self, rows: torch.Tensor) -> PaddedBatch:
         """Only these rows."""
         return PaddedBatch(self.ids[rows], self.mask[rows], self.positions[rows])
+
+    def joined(self, other: PaddedBatch) -> PaddedBatch:
+        """The other's rows below these, where both are batches of one further token."""
+        import torch
+        from torch.nn.functional import pad
+
+        width = max(self.mask.shape[1], other.mask.shape[1])
+        masks = [pad(one.mask, (width - one.mask.shape[1], 0)) for one in (self, other)]
+        return PaddedBatch(
+            torch.cat([self.ids, other.ids]), torch.cat(masks), torch.cat([self.positions, other.positions])
+        )
+
+    def empty_columns(self) -> int:
+        """How many columns on the left hold no row's token."""
+        return int(self.mask.any(0).int().argmax())
+
+    def without(self, columns: int) -> PaddedBatch:
+        """Without so many columns on the left of what the cache holds, where this is a batch of one further token."""
+        return PaddedBatch(self.ids, self.mask[:, columns:], self.positions)

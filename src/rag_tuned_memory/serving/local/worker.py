@@ -6,12 +6,12 @@ import queue
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import anyio
 
-from rag_tuned_memory.errors import BackendError, BackendUnavailable, RagTunedMemoryError
-from rag_tuned_memory.serving.local.batching import Job
+from rag_tuned_memory.errors import BackendUnavailable
+from rag_tuned_memory.serving.local.batching import Job, ours
 
 T = TypeVar("T")
 IDLE = 0.3
@@ -66,30 +66,35 @@ def _call_soon() -> Callable[..., Any]:
 
 @dataclass(eq=False)
 class Call:
-    """A function for the worker thread, run between batches once ``ready(waiting jobs)``."""
+    """A function for the worker thread, run between two steps once ``ready(jobs that wait or run)``."""
 
     function: Callable[[], Any]
     on_done: Callable[[Any], None]
     """Gets the result or the exception."""
-    ready: Callable[[list[Job]], bool] = lambda waiting: True
+    ready: Callable[[list[Job]], bool] = lambda jobs: True
+
+
+class Steps(Protocol):
+    """What the thread does with jobs, a step at a time."""
+
+    @property
+    def running(self) -> list[Job]: ...  # noqa: D102
+
+    def step(self, waiting: list[Job]) -> None:
+        """Admit jobs, which leave the list, and go on by one token with all that run; reports to each."""
+        ...
 
 
 class Worker:
     """One thread that takes jobs and calls from any thread.
 
-    ``prepare`` makes a job ready to be batched, ``pick`` chooses those of the waiting jobs that run next, and
-    ``run_batch`` runs them and reports to each, unless its second argument says that the worker is closing. What
-    they raise is given to the jobs concerned, and the thread goes on. It ends when nothing came for ``IDLE`` seconds,
-    and with it its OpenMP workers, which slow others down (see ``models.in_own_thread``); the next job starts another.
+    ``prepare`` makes a job ready to be batched, and ``steps`` runs them. What ``prepare`` and calls raise is given to
+    those concerned, and the thread goes on. It ends when nothing came for ``IDLE`` seconds, and with it its OpenMP
+    workers, which slow others down (see ``models.in_own_thread``); the next job starts another.
     """
 
-    def __init__(
-        self,
-        prepare: Callable[[Job], None],
-        pick: Callable[[list[Job]], list[Job]],
-        run_batch: Callable[[list[Job], Callable[[], bool]], None],
-    ) -> None:
-        self._prepare, self._pick, self._run_batch = prepare, pick, run_batch
+    def __init__(self, prepare: Callable[[Job], None], steps: Steps) -> None:
+        self._prepare, self._steps = prepare, steps
         self._queue: queue.SimpleQueue[Job | Call | None] = queue.SimpleQueue()
         self._waiting: list[Job] = []
         self._calls: list[Call] = []
@@ -108,6 +113,11 @@ class Worker:
                 self._thread = threading.Thread(target=self._run, name="rtm-model", daemon=True)
                 self._thread.start()
 
+    @property
+    def load(self) -> tuple[int, int]:
+        """How many jobs wait, and how many run; from any thread, and so a moment old."""
+        return self._queue.qsize() + len(self._waiting), len(self._steps.running)
+
     def close(self) -> None:
         """Stop after the running step; whatever is left fails with BackendUnavailable. Waits for the thread."""
         with self._lock:
@@ -119,15 +129,15 @@ class Worker:
 
     def _run(self) -> None:
         while not self._closing:
-            came = self._drain(wait=0 if self._waiting or self._calls else IDLE)
+            came = self._drain(wait=0 if self._waiting or self._calls or self._steps.running else IDLE)
             if not came and self._ends():
                 return
             self._waiting = [job for job in self._waiting if not job.cancelled]
             self._run_calls()
-            if self._waiting and not self._closing:
-                self._run_one_batch(self._pick(self._waiting))
+            if not self._closing:
+                self._steps.step(self._waiting)
         self._drain(wait=0)
-        for job in self._waiting:
+        for job in self._waiting + self._steps.running:
             job.report(closed_error())
         for call in self._calls:
             call.on_done(closed_error())
@@ -135,7 +145,7 @@ class Worker:
     def _ends(self) -> bool:
         """Whether there is nothing to do; if so, the next ``submit`` starts a new thread."""
         with self._lock:
-            if self._closing or self._waiting or self._calls or not self._queue.empty():
+            if self._closing or self._waiting or self._calls or self._steps.running or not self._queue.empty():
                 return False
             self._thread = None
             return True
@@ -159,36 +169,21 @@ class Worker:
             try:
                 self._prepare(job)
             except Exception as error:
-                job.report(_ours(error))
+                job.report(error)
                 return
         self._waiting.append(job)
 
     def _run_calls(self) -> None:
-        for call in [call for call in self._calls if call.ready(self._waiting)]:
+        jobs = self._waiting + self._steps.running
+        for call in [call for call in self._calls if call.ready(jobs)]:
             self._calls.remove(call)
             try:
                 result = call.function()
             except Exception as error:
-                result = _ours(error)
+                result = ours(error)
             call.on_done(result)
-
-    def _run_one_batch(self, batch: list[Job]) -> None:
-        try:
-            self._run_batch(batch, lambda: self._closing)
-        except Exception as error:
-            for job in batch:
-                job.report(_ours(error))
-        self._waiting = [job for job in self._waiting if not (job.reported or job.cancelled)]
 
 
 def closed_error() -> BackendUnavailable:
     """What everyone gets after ``close``."""
     return BackendUnavailable("the local backend was closed", remedy="Make a new LocalBackend.")
-
-
-def _ours(error: Exception) -> Exception:
-    if isinstance(error, RagTunedMemoryError):
-        return error
-    wrapped = BackendError(f"the model failed: {type(error).__name__}: {error}")
-    wrapped.__cause__ = error
-    return wrapped

@@ -17,6 +17,7 @@ from rag_tuned_memory.errors import StoreCorrupt
 from rag_tuned_memory.store.base import (
     NO_FILTER,
     Candidate,
+    Entry,
     Filter,
     Heading,
     Passage,
@@ -71,6 +72,15 @@ class SqliteStore:
         """Write a trajectory and its passages in one transaction; see ``EpisodeStore.put``."""
         record = await anyio.to_thread.run_sync(writing.prepare, trajectory, passages, vectors, embedder)
         return await self._write(lambda db: writing.put(db, record, self.path, after=after))
+
+    async def put_many(self, entries: Sequence[Entry], embedder: EmbedderIdentity) -> list[bool]:
+        """As ``put`` for each entry, all in one transaction; see ``EpisodeStore.put_many``."""
+        records = await anyio.to_thread.run_sync(
+            lambda: [
+                (writing.prepare(one.trajectory, one.passages, one.vectors, embedder), one.after) for one in entries
+            ]
+        )
+        return await self._write(lambda db: [writing.put(db, one, self.path, after=after) for one, after in records])
 
     async def get(self, namespace: str, trajectory_id: str) -> StoredTrajectory:
         """Raises TrajectoryNotFound."""
@@ -155,6 +165,11 @@ class SqliteStore:
         if removed:
             await anyio.to_thread.run_sync(self._pool.checkpoint, limiter=self._writing.get())
         return removed
+
+    async def drop_namespace(self, namespace: str) -> None:
+        """Remove all that a namespace holds, in one transaction; see ``EpisodeStore.drop_namespace``."""
+        validate_namespace(namespace)
+        await self._write(lambda db: writing.drop_namespace(db, namespace))
 
     async def rebuild(self, namespace: str, projections: Sequence[Projection], embedder: EmbedderIdentity) -> list[str]:
         """Replace everything derived from the trajectories of a namespace; see ``EpisodeStore.rebuild``."""

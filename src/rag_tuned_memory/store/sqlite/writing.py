@@ -196,6 +196,18 @@ def delete(db: apsw.Connection, namespace: str, trajectory_ids: Sequence[str]) -
     return removed
 
 
+def drop_namespace(db: apsw.Connection, namespace: str) -> None:
+    """Remove all that a namespace holds. Its number stays, and the sequence that its writes have reached."""
+    named = rows(
+        db,
+        "SELECT trajectories.name FROM trajectories JOIN namespaces ON namespaces.id = namespace"
+        " WHERE namespaces.name = ?",
+        (namespace,),
+    )
+    delete(db, namespace, [name for (name,) in named])
+    db.execute("DELETE FROM meta WHERE namespace = ?", (namespace,))
+
+
 def set_meta(db: apsw.Connection, namespace: str, key: str, text: str | None) -> None:
     """Keep a text under a namespace's key; None removes it."""
     if text is None:

@@ -20,6 +20,8 @@ _BATCH_OBJECTS = 200
 _BATCH_BYTES = 20_000_000
 """A fifth of what the server takes in one message."""
 _TRIES = 5
+_AT_ONCE = 3
+"""Batches on their way at the same time: one is made ready while the server works on others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,17 +41,31 @@ async def write_all(objects: Objects, sent: Sequence[Sent], place: str) -> None:
     Raises:
         StoreError, StoreFull, StoreUnavailable: some were not acknowledged after several tries; names each.
     """
-    for batch in _batches(sent):
-        left, failures = list(batch), dict[UUID, str]()
-        for attempt in range(_TRIES):
-            if attempt:
-                await asyncio.sleep(random.uniform(0, 0.1 * 2**attempt))
-            failures = await _write(objects, left)
-            left = [one for one in left if one.id in failures]
-            if not left or not any(is_transient(StoreReport(failures[one.id])) for one in left):
-                break
-        if left:
-            raise _failure(left, failures, place)
+    waiting = iter(_batches(sent))
+
+    async def write() -> None:
+        for batch in waiting:
+            await _write_batch(objects, batch, place)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(_AT_ONCE):
+                group.create_task(write())
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+
+
+async def _write_batch(objects: Objects, batch: Sequence[Sent], place: str) -> None:
+    left, failures = list(batch), dict[UUID, str]()
+    for attempt in range(_TRIES):
+        if attempt:
+            await asyncio.sleep(random.uniform(0, 0.1 * 2**attempt))
+        failures = await _write(objects, left)
+        left = [one for one in left if one.id in failures]
+        if not left or not any(is_transient(StoreReport(failures[one.id])) for one in left):
+            break
+    if left:
+        raise _failure(left, failures, place)
 
 
 class StoreReport(WeaviateQueryError):

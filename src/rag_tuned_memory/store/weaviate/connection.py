@@ -21,6 +21,7 @@ from rag_tuned_memory.errors import StoreTooOld, StoreUnavailable
 from rag_tuned_memory.store.weaviate import schema
 from rag_tuned_memory.store.weaviate.address import Address
 from rag_tuned_memory.store.weaviate.failures import is_transient, translated
+from rag_tuned_memory.store.weaviate.known import Known
 from rag_tuned_memory.store.weaviate.names import embedder_digest, tenant
 
 T = TypeVar("T")
@@ -28,6 +29,18 @@ T = TypeVar("T")
 OLDEST = (1, 36)
 """Server versions before this are not tried."""
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0
+_EMBEDDED = {
+    "DISABLE_TELEMETRY": "true",
+    "AUTOSCHEMA_ENABLED": "false",
+    "GO_PROFILING_DISABLE": "true",
+    "LOG_LEVEL": "error",
+    # a node of one: without these it looks for an address of the machine, and does not start where there is none
+    "CLUSTER_BIND_ADDR": "127.0.0.1",
+    "CLUSTER_ADVERTISE_ADDR": "127.0.0.1",
+    # it waits for no others, so it need not be patient; the client gives it 10 seconds to be ready
+    "RAFT_TIMEOUTS_MULTIPLIER": "1",
+}
+"""What an embedded server is told unless the environment says otherwise."""
 
 Objects = CollectionAsync[Any, Any]
 
@@ -43,6 +56,7 @@ class Connection:
         self._collections: set[str] = set()
         self._connecting = asyncio.Lock()
         self._level = ConsistencyLevel(address.consistency)
+        self.known = Known()
 
     async def call(self, work: Callable[[], Awaitable[T]], *, times: float = 1) -> T:
         """The result of ``work``, which is tried again with growing, random pauses while the server is not there.
@@ -200,7 +214,7 @@ def new_client(address: Address, key: str | None = None) -> weaviate.WeaviateAsy
             version=address.version,
             persistence_data_path=address.folder,
             additional_config=config,
-            environment_variables={"DISABLE_TELEMETRY": "true", "AUTOSCHEMA_ENABLED": "false", **os.environ},
+            environment_variables=_EMBEDDED | os.environ,
         )
     return weaviate.use_async_with_custom(
         http_host=address.host,

@@ -20,6 +20,7 @@ from weaviate.exceptions import (
 
 from rag_tuned_memory.errors import RagTunedMemoryError, StoreError, StoreFull, StoreUnavailable
 
+WRITABLE = "Free space on its disk or raise DISK_USE_READONLY_PERCENTAGE, then set the shards to READY."
 _NOTHING_YET = re.compile(r"tenant not found|could not find class|(class|collection)\b.{0,200}\bnot found")
 _RETRIED = (
     "unavailable",
@@ -49,7 +50,7 @@ def is_transient(error: BaseException) -> bool:
     """Whether the same call may succeed when it is tried again. All calls are idempotent."""
     if isinstance(error, RagTunedMemoryError | AuthenticationFailedError | InsufficientPermissionsError):
         return isinstance(error, StoreUnavailable)
-    if isinstance(error, httpx.TransportError | WeaviateConnectionError | WeaviateTimeoutError):
+    if isinstance(error, httpx.TransportError | WeaviateConnectionError | WeaviateStartUpError | WeaviateTimeoutError):
         return True
     if isinstance(error, UnexpectedStatusCodeError) and error.status_code in (429, 502, 503, 504):
         return True
@@ -72,7 +73,7 @@ def translate(error: BaseException, place: str) -> RagTunedMemoryError:
         return StoreFull(
             "the server's disk is nearly full: it takes no writes",
             place=place,
-            remedy="Free space on it or raise DISK_USE_READONLY_PERCENTAGE, then set the shards to READY.",
+            remedy=WRITABLE,
         )
     if "async indexing" in low:
         return StoreError(
@@ -80,7 +81,7 @@ def translate(error: BaseException, place: str) -> RagTunedMemoryError:
             place=place,
             remedy="Start it with ASYNC_INDEXING=true, or choose another: ?index=flat, ?index=hnsw.",
         )
-    if is_transient(error) or isinstance(error, WeaviateStartUpError | WeaviateClosedClientError | TimeoutError):
+    if is_transient(error) or isinstance(error, WeaviateClosedClientError | TimeoutError):
         return StoreUnavailable(
             f"the server cannot be reached, or does not answer in time ({_short(text) or type(error).__name__})",
             place=place,

@@ -17,7 +17,8 @@ from rag_tuned_memory.store.values import moment
 from rag_tuned_memory.store.weaviate import filters, objects
 from rag_tuned_memory.store.weaviate.connection import Connection, Objects
 from rag_tuned_memory.store.weaviate.fetching import found_by, matching, or_empty
-from rag_tuned_memory.store.weaviate.records import Version, generations, record, records, searched
+from rag_tuned_memory.store.weaviate.known import Version
+from rag_tuned_memory.store.weaviate.records import generations, record, records, searched
 from rag_tuned_memory.store.weaviate.removing import version
 from rag_tuned_memory.store.weaviate.schema import TRAJECTORIES, VECTOR
 from rag_tuned_memory.trajectory import StepKind

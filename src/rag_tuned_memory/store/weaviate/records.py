@@ -13,10 +13,9 @@ from rag_tuned_memory.embedding.base import EmbedderIdentity
 from rag_tuned_memory.store.weaviate.batch import Sent, write_all
 from rag_tuned_memory.store.weaviate.connection import Connection
 from rag_tuned_memory.store.weaviate.fetching import by_ids, found_by, with_any
+from rag_tuned_memory.store.weaviate.known import Version
 from rag_tuned_memory.store.weaviate.names import object_id
 
-Version = tuple[str, str]
-"""A trajectory's id and a generation of it."""
 _EMBEDDER = "embedder"
 
 
@@ -44,29 +43,40 @@ async def generations(connection: Connection, namespace: str, trajectory_ids: It
 
 
 async def current(connection: Connection, namespace: str, versions: Collection[Version]) -> set[Version]:
-    """Which of these versions count.
+    """Which of these versions count. Of two versions of one trajectory the server always says which."""
+    ids = Counter(trajectory_id for trajectory_id, _ in versions)
+    alone = {version for version in versions if ids[version[0]] == 1}
+    known = connection.known.counting(namespace, alone)
+    found = await _counting(connection, namespace, alone - known)
+    connection.known.add(namespace, found)
+    doubtful = set(versions) - alone
+    if doubtful:
+        found |= doubtful & set((await generations(connection, namespace, {name for name, _ in doubtful})).items())
+    return known | found
+
+
+async def _counting(connection: Connection, namespace: str, versions: Collection[Version]) -> set[Version]:
+    """The same of versions of different trajectories.
 
     They are looked up by their generation, without properties: so the server need not read the raw records.
     """
-    ids = Counter(trajectory_id for trajectory_id, _ in versions)
-    alone = {object_id("trajectory", name): (name, own) for name, own in versions if ids[name] == 1}
-    found = await with_any(connection.trajectories(namespace), "generation", [own for _, own in alone.values()])
-    counting = {alone[one] for one in found if one in alone}
-    doubtful = {version for version in versions if ids[version[0]] > 1}
-    if doubtful:
-        counting |= doubtful & set((await generations(connection, namespace, {name for name, _ in doubtful})).items())
-    return counting
+    by_id = {object_id("trajectory", name): (name, own) for name, own in versions}
+    found = await with_any(connection.trajectories(namespace), "generation", [own for _, own in versions])
+    return {by_id[one] for one in found if one in by_id}
 
 
 async def searched(connection: Connection, namespace: str) -> EmbedderIdentity | None:
     """Whose vectors are searched, also while there are none."""
     found = await get_value(connection, namespace, _EMBEDDER)
-    return None if found is None else EmbedderIdentity.model_validate_json(found)
+    identity = None if found is None else EmbedderIdentity.model_validate_json(found)
+    connection.known.add_embedder(namespace, identity)
+    return identity
 
 
 async def search_with(connection: Connection, namespace: str, embedder: EmbedderIdentity) -> None:
     """Let ``embedder``'s vectors be searched from now on: one write of one object, so that it happens at once."""
     await set_value(connection, namespace, _EMBEDDER, embedder.model_dump_json())
+    connection.known.add_embedder(namespace, embedder)
 
 
 async def embedder(connection: Connection, namespace: str) -> EmbedderIdentity | None:

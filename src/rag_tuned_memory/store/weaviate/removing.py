@@ -13,9 +13,12 @@ from weaviate.classes.query import Filter as On
 
 from rag_tuned_memory.errors import StoreBusy, StoreError
 from rag_tuned_memory.store.weaviate.connection import Connection, Objects
+from rag_tuned_memory.store.weaviate.failures import WRITABLE
 from rag_tuned_memory.store.weaviate.fetching import count, or_empty
 from rag_tuned_memory.store.weaviate.filters import Condition
+from rag_tuned_memory.store.weaviate.names import tenant
 from rag_tuned_memory.store.weaviate.records import records
+from rag_tuned_memory.store.weaviate.schema import TRAJECTORIES
 
 _IDS = 500
 _ROUNDS = 5
@@ -38,7 +41,8 @@ async def remove(source: Objects, where: Condition) -> None:
         if answer is None or answer.matches == answer.successful:
             return
         if answer.successful == 0:
-            raise StoreError(f"{answer.matches} objects cannot be deleted", remedy="Read the server's log, try again.")
+            # asked for the reason (verbose), a read-only server fails altogether
+            raise StoreError(f"{answer.matches} objects cannot be deleted", remedy=f"If it is read-only: {WRITABLE}")
 
 
 @dataclass(slots=True)
@@ -84,3 +88,13 @@ async def _delete_some(
 
 def _any_of(trajectory_ids: Sequence[str]) -> Condition:
     return On.by_property("trajectory_id").contains_any(list(trajectory_ids))
+
+
+async def drop_namespace(connection: Connection, namespace: str) -> None:
+    """Remove a namespace's tenants, passages first, and its small values."""
+    for name in [*await connection.passage_collections(), connection.name(TRAJECTORIES)]:
+        tenants = connection.client.collections.use(name).tenants
+        if await tenants.exists(tenant(namespace)):
+            await tenants.remove(tenant(namespace))
+    await remove(connection.values(), On.by_property("namespace").equal(namespace))
+    connection.known.forget(namespace)

@@ -25,8 +25,9 @@ from rag_tuned_memory.store.weaviate import filters, objects
 from rag_tuned_memory.store.weaviate.analysis import searched_terms
 from rag_tuned_memory.store.weaviate.connection import Connection, Objects
 from rag_tuned_memory.store.weaviate.fetching import MOST, by_ids, found_by, matching
+from rag_tuned_memory.store.weaviate.known import Version
 from rag_tuned_memory.store.weaviate.names import object_id
-from rag_tuned_memory.store.weaviate.records import Version, current, generations, searched
+from rag_tuned_memory.store.weaviate.records import current, generations, searched
 from rag_tuned_memory.store.weaviate.schema import VECTOR
 
 _PASSAGE = ["trajectory_id", "generation", "payload"]
@@ -62,7 +63,7 @@ async def candidates(
     if limit < 0:
         raise InvalidInput(f"limit must not be negative, is {limit}")
     terms = searched_terms(text)
-    identity = await searched(connection, namespace)
+    identity = connection.known.embedder(namespace) or await searched(connection, namespace)
     if identity is None or limit == 0:
         return []
     query = unit(checked([vector], rows=1, dimension=identity.dimension))[0]
@@ -98,7 +99,10 @@ async def candidates_at(
     ids = [object_id("passage", one, own[one], step, chunk) for one, step, chunk in set(keys) if one in own]
     source = connection.passages(connection.passage_collection(identity), namespace)
     found = await by_ids(source, ids, _PASSAGE, vectors=True)
-    scored = [Candidate(objects.passage(one.properties), dense=_cosine(one, query), bm25=None) for one in found]
+    scored = [
+        Candidate(objects.passage(one.properties), dense=cosine, bm25=None)
+        for one, cosine in zip(found, _cosines(found, query), strict=True)
+    ]
     return sorted(scored, key=lambda one: one.passage.key)
 
 
@@ -176,11 +180,16 @@ async def _best_texts(source: Objects, terms: Sequence[str], vector: Vectors, wh
         return_properties=_PASSAGE,
         return_metadata=MetadataQuery(score=True),
     )
-    return [_hit(one, _cosine(one, vector), one.metadata.score) for one in await found_by(answer)]
+    found = await found_by(answer)
+    return [_hit(one, cosine, one.metadata.score) for one, cosine in zip(found, _cosines(found, vector), strict=True)]
 
 
-def _cosine(one: Any, vector: Vectors) -> float:
-    return _clipped(float(np.asarray(one.vector[VECTOR], dtype=np.float32) @ vector))
+def _cosines(found: Sequence[Any], vector: Vectors) -> list[float]:
+    """The cosine of each object's vector to ``vector``."""
+    if not found:
+        return []
+    vectors = np.array([one.vector[VECTOR] for one in found], dtype=np.float32)
+    return [_clipped(cosine) for cosine in (vectors @ vector).tolist()]
 
 
 def _clipped(cosine: float) -> float:

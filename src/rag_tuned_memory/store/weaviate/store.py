@@ -14,6 +14,7 @@ from rag_tuned_memory.embedding.base import EmbedderIdentity, Vectors
 from rag_tuned_memory.store.base import (
     NO_FILTER,
     Candidate,
+    Entry,
     Filter,
     Heading,
     Passage,
@@ -67,6 +68,20 @@ class WeaviateStore:
         write = writing.Write(record, after)
         times = 1 + len(passages) / _PASSAGES_IN_TIME
         return await self._write(lambda: writing.put(self._connection, write, self._clock), times=times)
+
+    async def put_many(self, entries: Sequence[Entry], embedder: EmbedderIdentity) -> list[bool]:
+        """As ``put`` for each entry; new ones of a namespace go together. See ``EpisodeStore.put_many``."""
+
+        def prepared() -> list[writing.Write]:
+            return [
+                writing.Write(writing.prepare(one.trajectory, one.passages, one.vectors, embedder), one.after)
+                for one in entries
+            ]
+
+        writes = await anyio.to_thread.run_sync(prepared)
+        times = len(entries) + sum(len(one.passages) for one in entries) / _PASSAGES_IN_TIME
+        await self._write(lambda: writing.put_many(self._connection, writes, self._clock), times=times)
+        return [bool(write.changed) for write in writes]
 
     async def get(self, namespace: str, trajectory_id: str) -> StoredTrajectory:
         """Raises TrajectoryNotFound."""
@@ -146,6 +161,11 @@ class WeaviateStore:
         validate_namespace(namespace)
         removal = removing.Removal(namespace, checked_ids(trajectory_ids))
         return await self._write(lambda: removing.delete(self._connection, removal), times=inf)
+
+    async def drop_namespace(self, namespace: str) -> None:
+        """Remove a namespace's tenants and small values; see ``EpisodeStore.drop_namespace``."""
+        validate_namespace(namespace)
+        await self._write(lambda: removing.drop_namespace(self._connection, namespace))
 
     async def rebuild(self, namespace: str, projections: Sequence[Projection], embedder: EmbedderIdentity) -> list[str]:
         """Replace everything derived from the trajectories of a namespace; see ``EpisodeStore.rebuild``.

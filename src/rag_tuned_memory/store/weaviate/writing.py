@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from weaviate.classes.query import Filter as On
+
 from rag_tuned_memory.embedding.base import EmbedderIdentity, Vectors
 from rag_tuned_memory.errors import StoreBusy
 from rag_tuned_memory.store.base import Passage
@@ -25,7 +27,7 @@ from rag_tuned_memory.store.weaviate.connection import Connection, Objects
 from rag_tuned_memory.store.weaviate.fetching import count
 from rag_tuned_memory.store.weaviate.names import generation, object_id
 from rag_tuned_memory.store.weaviate.records import embedder as embedder_of
-from rag_tuned_memory.store.weaviate.records import record, search_with, searched
+from rag_tuned_memory.store.weaviate.records import generations, record, records, search_with, searched
 from rag_tuned_memory.store.weaviate.removing import remove, version
 from rag_tuned_memory.store.weaviate.schema import VECTOR
 from rag_tuned_memory.trajectory import Trajectory
@@ -89,6 +91,19 @@ class Write:
     """Its sequence is greater than this."""
     parent: str | None = None
     """The generation that it replaces, empty for none; None until that is known."""
+    changed: bool | None = None
+    """Whether anything changed; None until it is done."""
+
+    @property
+    def name(self) -> str:
+        """The trajectory's id."""
+        return self.record.trajectory.id
+
+    @property
+    def own(self) -> str:
+        """The generation that is written. ``parent`` must be known."""
+        assert self.parent is not None
+        return generation(self.record.content_hash, self.parent)
 
 
 async def put(connection: Connection, write: Write, clock: Clock) -> bool:
@@ -98,31 +113,86 @@ async def put(connection: Connection, write: Write, clock: Clock) -> bool:
         EmbedderMismatch: the namespace holds vectors of another embedder.
         StoreBusy: other processes changed the same trajectory again and again meanwhile.
     """
-    record_, name = write.record, write.record.trajectory.id
-    if write.parent is None:
-        stored, identity = await asyncio.gather(
-            record(connection, record_.namespace, name, ["content_hash", "generation"]),
-            searched(connection, record_.namespace),
-        )
-        if identity != record_.embedder:
-            await _use_embedder(connection, record_, identity)
-        elif stored is not None and stored["content_hash"] == record_.content_hash:
-            return False
-        write.parent = stored["generation"] if stored else ""
-    own = generation(record_.content_hash, write.parent)
-    source = connection.passages(await connection.ensure_passages(record_.embedder), record_.namespace)
-    sent = await asyncio.to_thread(passages_sent, record_.trajectory, record_.passages, record_.vectors, own)
-    raw = _raw(record_, own, clock.next(write.after))
+    await _look(connection, [write])
+    if write.changed is not None:
+        return write.changed
+    source = await _source(connection, write)
+    sent = await asyncio.to_thread(_passages_sent, write)
     try:
         await write_all(source, sent, connection.place)
-        await write_all(connection.trajectories(record_.namespace), [raw], connection.place)
+        await write_all(connection.trajectories(write.record.namespace), [_raw(write, clock)], connection.place)
         if write.parent:
-            await remove(source, version(name, write.parent))
-        await _confirm(connection, record_, source, sent, own)
+            await remove(source, version(write.name, write.parent))
+        await _confirm(connection, write, source, sent)
     except BaseException:
-        await asyncio.shield(_undo(connection, record_, source, own))
+        await asyncio.shield(_undo(connection, [write], source))
         raise
+    write.changed = True
     return True
+
+
+async def put_many(connection: Connection, writes: Sequence[Write], clock: Clock) -> None:
+    """As ``put`` for each; those of a namespace that replace nothing share their requests.
+
+    Raises:
+        EmbedderMismatch, StoreBusy: as ``put``; some may be written.
+    """
+    by_namespace: dict[str, dict[str, Write]] = {}
+    for write in writes:  # the first of each id; a second one replaces it, so it goes by itself
+        by_namespace.setdefault(write.record.namespace, {}).setdefault(write.name, write)
+    for together in by_namespace.values():
+        left = [write for write in together.values() if write.changed is None]
+        await _look(connection, left)
+        fresh = [write for write in left if write.changed is None and not write.parent]
+        if len(fresh) > 1:
+            await _put_fresh(connection, fresh, clock)
+    for write in writes:
+        if write.changed is None:
+            await put(connection, write, clock)
+
+
+async def _look(connection: Connection, writes: Sequence[Write]) -> None:
+    """See what each of a namespace replaces, and which are there already; a second try does not ask again."""
+    new = [write for write in writes if write.parent is None]
+    if not new:
+        return
+    first = new[0].record
+    stored, identity = await asyncio.gather(
+        records(connection, first.namespace, [write.name for write in new], ["content_hash", "generation"]),
+        searched(connection, first.namespace),
+    )
+    same = identity == first.embedder
+    if not same:
+        await _use_embedder(connection, first, identity)
+    for write in new:
+        found = stored.get(write.name)
+        if found is not None and same and found["content_hash"] == write.record.content_hash:
+            write.changed = False
+        else:
+            write.parent = found["generation"] if found else ""
+
+
+async def _put_fresh(connection: Connection, writes: Sequence[Write], clock: Clock) -> None:
+    """Write records of one namespace that replace nothing, in the order of ``put``, each step for all together."""
+    source = await _source(connection, writes[0])
+    sent = await asyncio.to_thread(lambda: [_passages_sent(write) for write in writes])
+    try:
+        await write_all(source, [one for some in sent for one in some], connection.place)
+        raw = [_raw(write, clock) for write in writes]
+        await write_all(connection.trajectories(writes[0].record.namespace), raw, connection.place)
+        if not await _all_there(connection, writes, source):
+            for write, some in zip(writes, sent, strict=True):
+                await _confirm(connection, write, source, some)
+    except BaseException:
+        await asyncio.shield(_undo(connection, writes, source))
+        raise
+    for write in writes:
+        write.changed = True
+
+
+async def _source(connection: Connection, write: Write) -> Objects:
+    """Where its passages go."""
+    return connection.passages(await connection.ensure_passages(write.record.embedder), write.record.namespace)
 
 
 async def _use_embedder(connection: Connection, record_: Record, identity: EmbedderIdentity | None) -> None:
@@ -131,30 +201,48 @@ async def _use_embedder(connection: Connection, record_: Record, identity: Embed
     await search_with(connection, record_.namespace, record_.embedder)
 
 
-def _raw(record_: Record, own: str, sequence: int) -> Sent:
-    properties = record_.properties | {
-        "generation": own,
-        "sequence": sequence,
+def _passages_sent(write: Write) -> list[Sent]:
+    record_ = write.record
+    return passages_sent(record_.trajectory, record_.passages, record_.vectors, write.own)
+
+
+def _raw(write: Write, clock: Clock) -> Sent:
+    properties = write.record.properties | {
+        "generation": write.own,
+        "sequence": clock.next(write.after),
         "recorded_at": microseconds(datetime.now(UTC)),
-        "passages": len(record_.passages),
+        "passages": len(write.record.passages),
     }
-    name = record_.trajectory.id
-    return Sent(object_id("trajectory", name), properties, f"trajectory {name}", size=properties["bytes"])
+    label = f"trajectory {write.name}"
+    return Sent(object_id("trajectory", write.name), properties, label, size=properties["bytes"])
 
 
-async def _confirm(connection: Connection, record_: Record, source: Objects, sent: Sequence[Sent], own: str) -> None:
+async def _all_there(connection: Connection, writes: Sequence[Write], source: Objects) -> bool:
+    """Whether what was written together is what is there."""
+    first = writes[0].record
+    stored, identity, there = await asyncio.gather(
+        generations(connection, first.namespace, [write.name for write in writes]),
+        searched(connection, first.namespace),
+        count(source, On.by_property("generation").contains_any([write.own for write in writes])),
+    )
+    passages = sum(len(write.record.passages) for write in writes)
+    own = {write.name: write.own for write in writes}
+    return identity in (None, first.embedder) and stored == own and there == passages
+
+
+async def _confirm(connection: Connection, write: Write, source: Objects, sent: Sequence[Sent]) -> None:
     """See that what was written is what is there; another process may have removed, replaced or re-embedded it."""
-    namespace, name = record_.namespace, record_.trajectory.id
+    record_, own = write.record, write.own
     for _ in range(_ROUNDS):
         stored, identity, there = await asyncio.gather(
-            record(connection, namespace, name, ["generation"]),
-            searched(connection, namespace),
-            count(source, version(name, own)),
+            record(connection, record_.namespace, write.name, ["generation"]),
+            searched(connection, record_.namespace),
+            count(source, version(write.name, own)),
         )
         if identity is not None and identity != record_.embedder:
-            raise mismatch(namespace, identity, record_.embedder, connection.place)
+            raise mismatch(record_.namespace, identity, record_.embedder, connection.place)
         if stored is None or stored["generation"] != own:  # removed or replaced since: that came later, and stands
-            await remove(source, version(name, own))
+            await remove(source, version(write.name, own))
             return
         if there == len(sent):
             return
@@ -162,11 +250,11 @@ async def _confirm(connection: Connection, record_: Record, source: Objects, sen
     raise StoreBusy("other processes change this trajectory", place=connection.place, remedy="Try again.")
 
 
-async def _undo(connection: Connection, record_: Record, source: Objects, own: str) -> None:
-    """Take back a write that failed, as far as the server lets us; `rtm doctor` finds what is left."""
-    name = record_.trajectory.id
+async def _undo(connection: Connection, writes: Sequence[Write], source: Objects) -> None:
+    """Take back writes that failed, as far as the server lets us; `rtm doctor` finds what is left."""
     with contextlib.suppress(Exception):
         async with asyncio.timeout(_UNDO_SECONDS):
-            stored = await record(connection, record_.namespace, name, ["generation"])
-            if stored is None or stored["generation"] != own:  # else the record was written, only cleaning up failed
-                await remove(source, version(name, own))
+            stored = await generations(connection, writes[0].record.namespace, [write.name for write in writes])
+            for write in writes:
+                if stored.get(write.name) != write.own:  # else the record was written, only cleaning up failed
+                    await remove(source, version(write.name, write.own))
