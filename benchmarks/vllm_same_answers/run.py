@@ -45,6 +45,7 @@ def main() -> int:
     )
     parser.add_argument("--dtype", default="float32", help="of the local backend: float32 or bfloat16")
     parser.add_argument("--questions", type=int, default=100)
+    parser.add_argument("--concurrent", type=int, default=4, help="requests at a time; a GPU takes 64")
     parser.add_argument("--label", help="in the names of the results; by default the dtype")
     given = parser.parse_args()
     result, rows = anyio.run(measure, given)
@@ -63,7 +64,7 @@ async def measure(given: argparse.Namespace) -> tuple[dict[str, Any], list[dict[
     requests = [Request(memory_messages(row["question"]), manifest.name, ANSWER_TOKENS) for row in asked]
     bases = [Request(request.messages, None, ANSWER_TOKENS) for request in requests[::5]]
     local = LocalBackend(model, dtype=given.dtype)
-    remote = VllmBackend(given.url, model)
+    remote = VllmBackend(given.url, model, max_concurrent=given.concurrent, timeout=600)
     try:
         await local.load_adapter(manifest.name, path, manifest.fingerprint)
         fingerprint = await with_greedy(local, manifest)
@@ -93,6 +94,7 @@ async def measure(given: argparse.Namespace) -> tuple[dict[str, Any], list[dict[
         "proven_by": "greedy answers made by the local backend"
         if fingerprint is not manifest.fingerprint
         else "manifest",
+        "requests_at_a_time_on_vllm": given.concurrent,
         "tokens_per_second": {"local": rate(ours, ours_seconds), "vllm": rate(theirs, theirs_seconds)},
         "stamp": {
             "base": manifest.base_revision,

@@ -14,7 +14,7 @@ import anyio.to_thread
 from rag_tuned_memory.errors import AdapterNotLoaded, BackendError, BackendUnavailable, PromptTooLong
 from rag_tuned_memory.serving.base import Chunk, Generation, Request
 from rag_tuned_memory.serving.chat import encode
-from rag_tuned_memory.serving.endpoint import refusal
+from rag_tuned_memory.serving.endpoint import end_stream, refusal
 from rag_tuned_memory.serving.folder import ModelFolder
 from rag_tuned_memory.serving.together import together
 from rag_tuned_memory.serving.vllm.answer import Answer, steps
@@ -99,8 +99,7 @@ class Completions:
                 with contextlib.suppress(BackendError):
                     await self._server.endpoint.call(lambda: anext(parts, None), seconds=_LAST_EVENT_SECONDS)
             finally:
-                with anyio.CancelScope(shield=True):
-                    await parts.close()
+                await end_stream(parts)
         yield Chunk("", answer.done(time.monotonic() - began))
 
     async def scores(self, request: Request, texts: Sequence[str], live: Live | None) -> list[tuple[float, ...]]:
