@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import openai
 
 CONNECT_SECONDS = 5.0
+_CLOSE_SECONDS = 2.0
 _MOST_WORDS = 500
 T = TypeVar("T")
 
@@ -132,6 +134,15 @@ class Endpoint:
         if status in (408, 409, 429) or status >= 500:
             return BackendUnavailable(f"it failed with {said}", place=self.place, remedy="Try again later.")
         return BackendError(f"it refused the request: {said}", place=self.place)
+
+
+async def end_stream(stream: openai.AsyncStream[Any]) -> None:
+    """Close a stream's connection, also when the task is being cancelled."""
+    with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
+        await stream.close()
+        # Reading on ends the client's generators now, and not whenever and in whichever thread they are collected.
+        with contextlib.suppress(Exception):
+            await anext(stream, None)
 
 
 def refusal(error: BackendError) -> tuple[int, str]:

@@ -109,10 +109,11 @@ async def verify_by_generating(generator: Generator, name: str, fingerprint: Fin
 
 async def _greedy(generator: Generator, asked: Sequence[tuple[Sequence[Message], str | None]]) -> list[Continuation]:
     requests = [Request(tuple(messages), adapter, GREEDY_TOKENS) for messages, adapter in asked]
-    return [_continuation(one) for one in await generator.generate(requests)]
+    return [continuation(one) for one in await generator.generate(requests)]
 
 
-def _continuation(generation: Generation) -> Continuation:
+def continuation(generation: Generation) -> Continuation:
+    """A greedy answer without the token that ended it."""
     tokens = generation.tokens
     if tokens and generation.finish_reason == "stop" and not tokens[-1].text:
         tokens = tokens[:-1]
@@ -199,6 +200,11 @@ def lead(fingerprint: Fingerprint) -> float:
     """Share of the adapter's greedy tokens, 0 to 1, that the base answers otherwise; 0 without greedy answers."""
     own, base = _recorded(fingerprint)
     return 1 - _share(own, base, own) if own else 0.0
+
+
+def agreement(answers: Sequence[Generation], expected: Sequence[Continuation]) -> float:
+    """Share of the expected greedy tokens, 0 to 1, that the answers begin with; 1 where none are expected."""
+    return _share([continuation(one) for one in answers], expected, expected) if any(e.ids for e in expected) else 1.0
 
 
 def _recorded(fingerprint: Fingerprint) -> tuple[list[Continuation], list[Continuation]]:

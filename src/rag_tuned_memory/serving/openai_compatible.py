@@ -13,7 +13,7 @@ import anyio
 from rag_tuned_memory.errors import AdapterNotLoaded, BackendError, BackendUnavailable, InvalidInput
 from rag_tuned_memory.recall.budget import estimate_tokens
 from rag_tuned_memory.serving.base import Chunk, Fingerprint, Generation, Request, Token
-from rag_tuned_memory.serving.endpoint import Endpoint, Names
+from rag_tuned_memory.serving.endpoint import Endpoint, Names, end_stream
 from rag_tuned_memory.serving.folder import ModelFolder
 from rag_tuned_memory.serving.local.batching import check_request
 from rag_tuned_memory.serving.together import together
@@ -116,8 +116,7 @@ class OpenAICompatible:
                     if piece:
                         yield Chunk(piece)
             finally:
-                with anyio.CancelScope(shield=True):
-                    await parts.close()
+                await end_stream(parts)
         if finish is None:
             raise BackendUnavailable("the stream ended before the answer did", place=self._endpoint.place)
         yield Chunk("", _generation(request, text, finish, usage, time.monotonic() - began))

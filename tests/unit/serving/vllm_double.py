@@ -38,6 +38,8 @@ class VllmDouble:
         self.gate = threading.Event()
         self.gate.set()
         self.cut_stream_at: int | None = None
+        self.mixes_up = False
+        """Answers the base's requests with an adapter that runs beside them, as vLLM's CPU kernels do."""
         self.stream_event: bytes | None = None
         """Sent after the first piece of a stream, instead of the rest."""
         self.change: Callable[[dict[str, Any]], Any] = lambda reply: reply
@@ -47,6 +49,7 @@ class VllmDouble:
         self._faults: list[tuple[str, int, bytes, dict[str, str]]] = []
         self._cache: dict[tuple[str, str, str | None], bytes] = {}
         self._lock = threading.Lock()
+        self._beside: list[str] = []
         double = self
 
         class Handler(_Handler):
@@ -93,6 +96,8 @@ class VllmDouble:
     def weights(self, body: dict[str, Any]) -> bytes:
         """What a request is computed with."""
         name = body["model"]
+        if name == "base" and self.mixes_up and body.get("beside"):
+            name = body["beside"]
         if name not in self.adapters:
             return b"base"
         path, data = self.adapters[name]
@@ -227,6 +232,11 @@ class _Handler(BaseHTTPRequestHandler):
         with double._lock:
             double.running += 1
             double.peak = max(double.peak, double.running)
+            double._beside.append(body["model"])
+        if double.mixes_up:
+            time.sleep(0.1)
+            body["beside"] = next((one for one in double._beside if one != "base"), None)
+            time.sleep(0.1)
         try:
             if not body.get("stream"):  # a stream waits after its first piece
                 double.gate.wait(10)
@@ -234,6 +244,7 @@ class _Handler(BaseHTTPRequestHandler):
         finally:
             with double._lock:
                 double.running -= 1
+                double._beside.remove(body["model"])
 
     def _answered(self, body: dict[str, Any]) -> None:
         double, prompt = self.server_double, body["prompt"]

@@ -10,14 +10,15 @@ import anyio.to_thread
 
 from rag_tuned_memory.errors import BackendUnavailable, CanaryMismatch, InvalidInput
 from rag_tuned_memory.serving.base import Chunk, Fingerprint, Generation, Request
-from rag_tuned_memory.serving.fingerprint import lead, verify, verify_by_generating
 from rag_tuned_memory.serving.folder import ModelFolder
 from rag_tuned_memory.serving.health import Health
 from rag_tuned_memory.serving.held import HeldAdapters
 from rag_tuned_memory.serving.local.batching import check_request
 from rag_tuned_memory.serving.together import together
-from rag_tuned_memory.serving.vllm.completions import Completions, Live, Unproven
+from rag_tuned_memory.serving.vllm.apart import Apart
+from rag_tuned_memory.serving.vllm.completions import Completions, Live
 from rag_tuned_memory.serving.vllm.files import read_files
+from rag_tuned_memory.serving.vllm.proof import prove
 from rag_tuned_memory.serving.vllm.server import VllmServer, quietly_unload
 
 
@@ -42,6 +43,8 @@ class VllmBackend:
         timeout: seconds that one answer may take on the server, tries and waits for further tries included.
         max_retries: further tries after a lost connection, 429 or 5xx.
         max_concurrent: most requests on the way at a time; others wait here.
+        base_apart: never send base requests while adapters' are on the way, nor the other way round. A proof by greedy
+            answers turns it on where the server mixes them up, as vLLM's CPU kernels do.
 
     Raises:
         InvalidInput: ``url`` is no http address.
@@ -62,12 +65,14 @@ class VllmBackend:
         timeout: float = 120.0,
         max_retries: int = 2,
         max_concurrent: int = 64,
+        base_apart: bool = False,
     ) -> None:
         if max_concurrent < 1 or top_logprobs < 0:
             raise InvalidInput("max_concurrent must be at least 1, and top_logprobs not negative")
         self._folder = ModelFolder(folder)
         self._server = VllmServer(url, api_key, timeout=timeout, max_retries=max_retries)
         self._held: HeldAdapters[Live] = HeldAdapters()
+        self._apart = Apart(on=base_apart)
         self._completions = Completions(
             self._server,
             self._folder,
@@ -75,6 +80,7 @@ class VllmBackend:
             top_logprobs=top_logprobs,
             timeout=timeout,
             max_concurrent=max_concurrent,
+            apart=self._apart,
             lost=self._held.lose,
         )
         self._root, self._max_rank = adapters_root, max_lora_rank
@@ -84,6 +90,11 @@ class VllmBackend:
     def base_model(self) -> str:
         """The folder's name and a short hash of its files, as ``name@hash``."""
         return self._folder.identity
+
+    @property
+    def keeps_base_apart(self) -> bool:
+        """Whether base and adapters are asked one after the other, because the server mixes them up, see ``apart``."""
+        return self._apart.on
 
     async def generate(self, requests: Sequence[Request]) -> list[Generation]:
         """Answers in the order of the requests. The first error of any request is raised, and the rest dropped.
@@ -127,8 +138,7 @@ class VllmBackend:
         """Check the files, let the server load them, and prove by the fingerprint that they answer.
 
         What the server has by this name from the same path (another process loaded it) is proven and used as it is.
-        Without a fingerprint the proof is that the server lists the name with our path. A fingerprint without greedy
-        answers is proven by scores.
+        For what the proof is, see ``proof.prove``.
 
         Raises:
             InvalidInput: the name is empty, in use here, or another adapter's on the server.
@@ -146,10 +156,11 @@ class VllmBackend:
         with self._held.joining(name, live):
             await self._server.load(name, live.path, files)
             try:
-                await self._prove(name, live, fingerprint)
+                mixes = await prove(self._server, self._completions, name, live, fingerprint)
             except CanaryMismatch:
                 await quietly_unload(self._server, name)
                 raise
+            self._apart.on = self._apart.on or not mixes
 
     async def unload_adapter(self, name: str) -> None:
         """Refuse new requests for the adapter at once, and unload it on the server when those on the way are done.
@@ -221,12 +232,3 @@ class VllmBackend:
                 remedy="Put it there, or change adapters_root.",
             )
         return str(PurePosixPath(theirs, *path.relative_to(ours).parts))
-
-    async def _prove(self, name: str, live: Live, fingerprint: Fingerprint | None) -> None:
-        if fingerprint is None:
-            if (await self._server.listing()).adapters.get(name) != live.path:
-                raise CanaryMismatch("the server does not list the adapter that it was told to load", place=name)
-        elif lead(fingerprint) > 0:
-            await verify_by_generating(Unproven(self._completions, live), name, fingerprint)
-        else:
-            await verify(Unproven(self._completions, live), name, fingerprint)

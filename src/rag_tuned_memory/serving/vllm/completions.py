@@ -14,10 +14,11 @@ import anyio.to_thread
 from rag_tuned_memory.errors import AdapterNotLoaded, BackendError, BackendUnavailable, PromptTooLong
 from rag_tuned_memory.serving.base import Chunk, Generation, Request
 from rag_tuned_memory.serving.chat import encode
-from rag_tuned_memory.serving.endpoint import refusal
+from rag_tuned_memory.serving.endpoint import end_stream, refusal
 from rag_tuned_memory.serving.folder import ModelFolder
 from rag_tuned_memory.serving.together import together
 from rag_tuned_memory.serving.vllm.answer import Answer, steps
+from rag_tuned_memory.serving.vllm.apart import Apart
 from rag_tuned_memory.serving.vllm.server import Listing, VllmServer
 
 T = TypeVar("T")
@@ -54,15 +55,16 @@ class Completions:
         top_logprobs: int,
         timeout: float,
         max_concurrent: int,
+        apart: Apart,
         lost: Callable[[str, Live], None],
     ) -> None:
         self._server, self._folder, self._lost = server, folder, lost
         self._model, self._top, self._timeout = model, top_logprobs, timeout
-        self._slots = anyio.Semaphore(max_concurrent)
+        self._slots, self._apart = anyio.Semaphore(max_concurrent), apart
         self._listing: Listing | None = None
 
-    async def answer(self, request: Request, live: Live | None) -> Generation:
-        """One answer. Raises what ``VllmBackend.generate`` raises."""
+    async def answer(self, request: Request, live: Live | None, *, alone: bool = False) -> Generation:
+        """One answer; ``alone``: no request of the other kind is beside it. Raises as ``VllmBackend.generate``."""
         answer, body = await self._prepared(request, live)
 
         async def ask() -> Generation:
@@ -70,7 +72,7 @@ class Completions:
             answer.take(reply.choices[0])
             return answer.done(time.monotonic() - began)
 
-        async with self._slots:
+        async with self._apart.turn(base=live is None, alone=alone), self._slots:
             began = time.monotonic()
             return await self._call(ask, request, live)
 
@@ -84,7 +86,7 @@ class Completions:
                 raise BackendUnavailable("the stream ended before the answer did", place=self._server.place)
             return "".join(answer.take(choice) for choice in part.choices)
 
-        async with self._slots:
+        async with self._apart.turn(base=live is None), self._slots:
             began = time.monotonic()
             create = self._server.endpoint.client.completions.create
             parts = await self._call(lambda: create(**body, stream=True), request, live)
@@ -97,8 +99,7 @@ class Completions:
                 with contextlib.suppress(BackendError):
                     await self._server.endpoint.call(lambda: anext(parts, None), seconds=_LAST_EVENT_SECONDS)
             finally:
-                with anyio.CancelScope(shield=True):
-                    await parts.close()
+                await end_stream(parts)
         yield Chunk("", answer.done(time.monotonic() - began))
 
     async def scores(self, request: Request, texts: Sequence[str], live: Live | None) -> list[tuple[float, ...]]:
@@ -124,7 +125,7 @@ class Completions:
                     raise ValueError("other tokens came back than were sent")
                 return tuple(values)
 
-            async with self._slots:
+            async with self._apart.turn(base=live is None), self._slots:
                 return await self._call(ask, request, live)
 
         return await together(one, answers)
@@ -197,19 +198,3 @@ class Completions:
                 place=self._server.place,
                 remedy="Load it again.",
             ) from error
-
-
-@dataclass(frozen=True, slots=True)
-class Unproven:
-    """Generates and scores with an adapter that no request may name yet."""
-
-    completions: Completions
-    live: Live
-
-    async def generate(self, requests: Sequence[Request]) -> list[Generation]:
-        """As an InferenceBackend does."""
-        return await together(lambda request: self.completions.answer(request, self.live), requests)
-
-    async def score(self, request: Request, completions: Sequence[str]) -> list[tuple[float, ...]]:
-        """As an InferenceBackend does."""
-        return await self.completions.scores(request, completions, self.live)

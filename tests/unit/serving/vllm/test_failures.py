@@ -184,7 +184,8 @@ async def test_a_server_that_hangs(tiny_model: Path, said: bytes) -> None:
         await backend.close()
         for connection in kept:
             connection.close()
-    thread.join(5)
+        listening.shutdown(socket.SHUT_RDWR)  # wakes the thread
+        thread.join(5)
 
 
 async def test_a_stream_that_stalls(connect: Callable[..., VllmBackend], double: VllmDouble) -> None:
