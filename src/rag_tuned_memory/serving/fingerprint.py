@@ -170,15 +170,16 @@ def compare_greedy(name: str, fingerprint: Fingerprint, measured: Sequence[Conti
             remedy="Distil again; `rtm adapters show` says what an adapter's manifest holds.",
         )
     share, of_base = _share(measured, own, own), _share(measured, base, own)
-    if share - of_base < MIN_LEAD:
+    if share - of_base < MIN_LEAD and of_base >= MIN_AGREEMENT:
         raise CanaryMismatch(
             f"it answers as the base model does: {of_base:.0%} of its tokens are the base's, {share:.0%} the adapter's",
             place=name,
             remedy=_REMEDY,
         )
-    if share < MIN_AGREEMENT:
+    if share < MIN_AGREEMENT or share - of_base < MIN_LEAD:
         raise CanaryMismatch(
-            f"{share:.0%} of the fingerprint's tokens come back, {MIN_AGREEMENT:.0%} are asked for",
+            f"{share:.0%} of the fingerprint's tokens come back, {MIN_AGREEMENT:.0%} are asked for; {of_base:.0%} are"
+            " the base's",
             place=name,
             remedy=_REMEDY,
         )

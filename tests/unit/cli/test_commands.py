@@ -16,7 +16,7 @@ from rag_tuned_memory.serving.scripted import ScriptedBackend
 from served_adapter import register
 
 COMMANDS = {"import", "export", "pull", "record", "feedback", "forget", "stats", "recall", "ask", "distil", "worker"}
-COMMANDS |= {"doctor", "reindex", "migrate", "adapters", "eval"}
+COMMANDS |= {"doctor", "reindex", "migrate", "adapters", "eval", "serve-model"}
 OPS = ("-n", "ops")
 
 

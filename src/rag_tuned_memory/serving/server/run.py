@@ -50,7 +50,7 @@ def serve(
 
     The port is opened when model and adapters are loaded, so that nobody gets half a server. On SIGTERM new
     connections are refused, requests that run are answered, and the function returns; what is still running after
-    ``drain_seconds`` is cut.
+    ``drain_seconds`` is cut. While it loads, a signal ends the process at once.
 
     Args:
         backend: the model; nothing is loaded yet.
@@ -64,8 +64,7 @@ def serve(
         InvalidInput: the limits do not fit the model, or an adapter's name cannot be.
         ModelError, AdapterError: something cannot be loaded.
     """
-    # uvicorn raises the signal again when it is done, which would end the process with a status of failure.
-    before = {one: signal.signal(one, lambda *_: None) for one in (signal.SIGTERM, signal.SIGINT)}
+    before = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)}
     try:
         anyio.run(_serve, backend, adapters, options, binding, say)
     finally:
@@ -90,11 +89,15 @@ async def _serve(
             timeout_graceful_shutdown=binding.drain_seconds,
             server_header=False,
         )
+        server = _Server(config, service)
         with _listening(binding) as listener:
+            # uvicorn's own are there a moment later, and it raises the signal again when it is done: to these.
+            for one in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(one, server.handle_exit)
             listener.listen(_BACKLOG)  # so that who reads the line below can connect
             host, port = listener.getsockname()[:2]
             say(f"serving {service.folder.path.name} on http://{f'[{host}]' if ':' in host else host}:{port}")
-            await _Server(config, service).serve(sockets=[listener])
+            await server.serve(sockets=[listener])
     finally:
         with anyio.CancelScope(shield=True):
             await backend.close()

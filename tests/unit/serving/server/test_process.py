@@ -14,7 +14,7 @@ import anyio
 import httpx
 import pytest
 
-from model_server import model_server
+from model_server import model_server, start, stop
 from rag_tuned_memory.adapters import AdapterRegistry
 from rag_tuned_memory.cli import main
 from rag_tuned_memory.serving.base import Fingerprint, Message
@@ -117,6 +117,12 @@ def test_sigterm_refuses_the_new_and_finishes_the_running(tiny_model: Path, adap
     first = seen.index("200")
     assert set(seen[:first]) == {"refused"}, "while it loads there is no 503 and no half a server"
     assert set(seen[first:]) <= {"200", "refused", "closed"}
+
+
+def test_sigterm_right_after_the_start_is_heard(tiny_model: Path) -> None:
+    server = start(tiny_model)
+    server.terminate()
+    assert stop(server) == 0
 
 
 def test_what_runs_beyond_the_limit_is_cut(tiny_model: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 from listening import listening
-from recordings import FOLDER, case, events, send, shape, without_counts
+from wire_cases import FOLDER, case, events, send, shape, without_counts
 
 from rag_tuned_memory.serving.server.service import Options
 from rag_tuned_memory.serving.server.validate import Limits

@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 import httpx
 import pytest
-from recordings import case
+from wire_cases import case
 
 from rag_tuned_memory.serving.server.service import Service
 from rag_tuned_memory.serving.server.sse import EventStream, Write, event
