@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from typing import Any
 
 import anyio.to_thread
@@ -34,8 +35,6 @@ class InformationRoutes:
 
     async def info(self, request: Request) -> Response:
         """TGI's members, and under ``local`` what this server has to say."""
-        from rag_tuned_memory import __version__
-
         service, limits = self._service, self._service.limits
         waiting, running = service.backend.load
         identity = await anyio.to_thread.run_sync(lambda: service.folder.identity)
@@ -52,7 +51,7 @@ class InformationRoutes:
                 "validation_workers": 1,
                 "max_client_batch_size": limits.max_client_batch_size,
                 "router": NAME,
-                "version": __version__,
+                "version": version("rag-tuned-memory"),
                 "sha": None,
                 "docker_label": None,
                 "local": {
