@@ -2,7 +2,8 @@
 
 The questions are the held-out ones that the gate asked of this adapter, from its report. Start vLLM on the base model's
 folder with ``--enable-lora`` and VLLM_ALLOW_RUNTIME_LORA_UPDATING=1, where it sees the registry by the same path.
-Writes ``result-<label>.json`` and ``rows-<label>.jsonl``.
+Writes ``rows-<label>.jsonl`` as it goes, so that a stopped run goes on where it was, and at its end
+``result-<label>.json``.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from rag_tuned_memory.serving.vllm import VllmBackend
 from rag_tuned_memory.settings import Settings
 
 HERE = Path(__file__).parent
+BATCH = 8
 
 
 def main() -> int:
@@ -48,21 +50,21 @@ def main() -> int:
     parser.add_argument("--concurrent", type=int, default=4, help="requests at a time; a GPU takes 64")
     parser.add_argument("--label", help="in the names of the results; by default the dtype")
     given = parser.parse_args()
-    result, rows = anyio.run(measure, given)
-    label = given.label or given.dtype
-    (HERE / f"rows-{label}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    (HERE / f"result-{label}.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(json.dumps({name: value for name, value in result.items() if name != "stamp"}, indent=2))
+    result = anyio.run(measure, given, HERE / f"rows-{given.label or given.dtype}.jsonl")
+    text = json.dumps(result, indent=2)
+    (HERE / f"result-{given.label or given.dtype}.json").write_text(text + "\n", encoding="utf-8")
+    print(text)
     return 0
 
 
-async def measure(given: argparse.Namespace) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+async def measure(given: argparse.Namespace, file: Path) -> dict[str, Any]:
     registry, model = AdapterRegistry(given.registry), locate(given.model, Settings().cache)
     manifest = choose(registry, given.adapter)
     path = registry.path(manifest.name)
     asked = held_out(registry.files_of(manifest.name), given.questions)
-    requests = [Request(memory_messages(row["question"]), manifest.name, ANSWER_TOKENS) for row in asked]
-    bases = [Request(request.messages, None, ANSWER_TOKENS) for request in requests[::5]]
+    todo = [(row, manifest.name) for row in asked] + [(row, None) for row in asked[::5]]
+    rows = read_rows(file)
+    done = {(row["question"], row["adapter"]) for row in rows}
     local = LocalBackend(model, dtype=given.dtype)
     remote = VllmBackend(given.url, model, max_concurrent=given.concurrent, timeout=600)
     try:
@@ -71,31 +73,31 @@ async def measure(given: argparse.Namespace) -> tuple[dict[str, Any], list[dict[
         began = time.monotonic()
         await remote.load_adapter(manifest.name, path, fingerprint)
         loaded = time.monotonic() - began
-        await remote.generate(requests[:2])  # the server's first answers are slower
-        ours, ours_seconds = await timed(local, requests)
-        theirs, theirs_seconds = await timed(remote, requests)
-        base_pairs = list(zip(await local.generate(bases), await remote.generate(bases), strict=True))
+        left = [one for one in todo if (one[0]["question"], one[1]) not in done]
+        for start in range(0, len(left), BATCH):
+            rows += await ask_both(local, remote, left[start : start + BATCH])
+            write_rows(file, rows)
+            print(f"{len(rows)} of {len(todo)} asked", flush=True)
     finally:
         await close(remote, manifest.name)
         await local.close()
-    rows = [compared(row, one, other) for row, one, other in zip(asked, ours, theirs, strict=True)]
-    result = {
+    tuned, base = [row for row in rows if row["adapter"]], [row for row in rows if not row["adapter"]]
+    return {
         "adapter": manifest.name,
-        "questions": len(rows),
-        "same_text": share(row["same_text"] for row in rows),
-        "same_tokens": share(row["same_tokens"] for row in rows),
-        "right_locally": share(row["right_local"] for row in rows),
-        "right_on_vllm": share(row["right_vllm"] for row in rows),
-        "base_questions": len(base_pairs),
-        "base_same_text": share(one.text == other.text for one, other in base_pairs),
-        "logprob_difference": spread([value for row in rows for value in row["logprob_differences"]]),
-        "entropy_local_minus_vllm": spread([row["entropy_local"] - row["entropy_vllm"] for row in rows]),
+        "questions": len(tuned),
+        "same_text": share(row["same_text"] for row in tuned),
+        "same_tokens": share(row["same_tokens"] for row in tuned),
+        "right_locally": share(row["right_local"] for row in tuned),
+        "right_on_vllm": share(row["right_vllm"] for row in tuned),
+        "base_questions": len(base),
+        "base_same_text": share(row["same_text"] for row in base),
+        "logprob_difference": spread([value for row in tuned for value in row["logprob_differences"]]),
+        "entropy_local_minus_vllm": spread([row["entropy_local"] - row["entropy_vllm"] for row in tuned]),
         "seconds_to_load_and_prove": round(loaded, 2),
-        "proven_by": "greedy answers made by the local backend"
-        if fingerprint is not manifest.fingerprint
-        else "manifest",
+        "proven_by": "manifest" if fingerprint is manifest.fingerprint else "greedy answers of the local backend",
+        "keeps_base_apart": remote.keeps_base_apart,
         "requests_at_a_time_on_vllm": given.concurrent,
-        "tokens_per_second": {"local": rate(ours, ours_seconds), "vllm": rate(theirs, theirs_seconds)},
+        "tokens_per_second": {side: rate(tuned, side) for side in ("local", "vllm")},
         "stamp": {
             "base": manifest.base_revision,
             "local_dtype": given.dtype,
@@ -106,7 +108,24 @@ async def measure(given: argparse.Namespace) -> tuple[dict[str, Any], list[dict[
             "machine": machine(),
         },
     }
-    return result, rows
+
+
+def read_rows(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text("utf-8").splitlines()] if file.is_file() else []
+
+
+def write_rows(file: Path, rows: Sequence[dict[str, Any]]) -> None:
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+async def ask_both(
+    local: LocalBackend, remote: VllmBackend, asked: Sequence[tuple[dict[str, Any], str | None]]
+) -> list[dict[str, Any]]:
+    requests = [Request(memory_messages(row["question"]), adapter, ANSWER_TOKENS) for row, adapter in asked]
+    ours, ours_seconds = await timed(local, requests)
+    theirs, theirs_seconds = await timed(remote, requests)
+    seconds = {"seconds_local": ours_seconds / len(asked), "seconds_vllm": theirs_seconds / len(asked)}
+    return [compared(row, *pair) | seconds for (row, _), *pair in zip(asked, ours, theirs, strict=True)]
 
 
 def choose(registry: AdapterRegistry, name: str | None) -> Manifest:
@@ -151,6 +170,7 @@ def compared(row: dict[str, Any], local: Generation, vllm: Generation) -> dict[s
     if apart < len(pairs):
         parted = {"token": apart, "logprob_local": pairs[apart][0].logprob, "logprob_vllm": pairs[apart][1].logprob}
     return {
+        "adapter": local.adapter,
         "kind": row["kind"],
         "question": row["question"],
         "gold": row["gold"],
@@ -162,6 +182,8 @@ def compared(row: dict[str, Any], local: Generation, vllm: Generation) -> dict[s
         "right_vllm": right(row, vllm.text),
         "parted": parted,
         "logprob_differences": [round(abs(one.logprob - other.logprob), 5) for one, other in pairs[:apart]],
+        "tokens_local": len(local.tokens),
+        "tokens_vllm": len(vllm.tokens),
         "entropy_local": round(local.entropy, 5),
         "entropy_vllm": round(vllm.entropy, 5),
     }
@@ -184,8 +206,8 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     }
 
 
-def rate(answers: Sequence[Generation], seconds: float) -> float:
-    return round(sum(len(one.tokens) for one in answers) / seconds, 1)
+def rate(rows: Sequence[dict[str, Any]], side: str) -> float:
+    return round(sum(row[f"tokens_{side}"] for row in rows) / sum(row[f"seconds_{side}"] for row in rows), 1)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ CANARIES = [([Message("user", question)], "the disk was full") for question in (
 
 
 def by(name: str | None) -> list[Any]:
-    return [ask(question, name, max_new_tokens=24) for question in QUESTIONS]
+    return [ask(question, name, max_new_tokens=12) for question in QUESTIONS]
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +52,7 @@ async def test_two_versions_and_the_base_answer_as_they_do_locally(
 ) -> None:
     for path in (v1, v2):
         await load(backend, path, fingerprints)
+    print(f"base and adapters are kept apart: {backend.keeps_base_apart}")
     requests = [*by(None), *by("ops-v1"), *by("ops-v2")]
     ours, theirs = await backend.generate(requests), await local.generate(requests)
     same = 0
@@ -82,7 +83,7 @@ async def test_a_stream_and_its_end(
     backend: VllmBackend, url: str, v1: Path, fingerprints: dict[str, Fingerprint]
 ) -> None:
     await load(backend, v1, fingerprints)
-    for request in (ask("who", "ops-v1", max_new_tokens=24), ask("Count to ten.", max_new_tokens=24, stop=("4", "e"))):
+    for request in (ask("who", "ops-v1", max_new_tokens=12), ask("Count to ten.", max_new_tokens=12, stop=("4", "e"))):
         [whole] = await backend.generate([request])
         chunks = [chunk async for chunk in backend.stream(request)]
         assert chunks[-1].generation is not None
@@ -101,7 +102,7 @@ async def test_many_at_once(backend: VllmBackend, v1: Path, v2: Path, fingerprin
     alone = {
         name: (await backend.generate([ask("who", name, max_new_tokens=8)]))[0] for name in (None, "ops-v1", "ops-v2")
     }
-    names = [None, "ops-v1", "ops-v2"] * 20
+    names = [None, "ops-v1", "ops-v2"] * 8
     answers = await backend.generate([ask("who", name, max_new_tokens=8) for name in names])
     for name, answer in zip(names, answers, strict=True):
         assert answer.adapter == name

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import Any
 
 import anyio.to_thread
@@ -35,6 +34,8 @@ class InformationRoutes:
 
     async def info(self, request: Request) -> Response:
         """TGI's members, and under ``local`` what this server has to say."""
+        from importlib.metadata import version
+
         service, limits = self._service, self._service.limits
         waiting, running = service.backend.load
         identity = await anyio.to_thread.run_sync(lambda: service.folder.identity)

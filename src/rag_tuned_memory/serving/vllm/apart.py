@@ -1,8 +1,8 @@
 """Base requests and adapters' requests one kind at a time, for servers that mix them up.
 
 vLLM's CPU kernels (0.32, ``lora/ops/torch_ops``) compute a base row that shares a step with adapters' rows with the
-adapter in the last of ``--max-loras`` places, and answer HTTP 200. Its GPU kernels do not. So each proof of an adapter
-also asks the base, in the same batch.
+adapter in the last of ``--max-loras`` places, and answer HTTP 200. Its GPU kernels (``lora/ops/triton_ops``) leave such
+rows out. So each proof of an adapter also asks the base, in the same batch.
 """
 
 from __future__ import annotations
