@@ -322,6 +322,26 @@ async def test_the_end_token_is_shown_and_told(make_backend: Callable[..., Local
     assert limited[-1].finish == "length", "as TGI says where both are true"
 
 
+async def test_rows_that_cannot_be_joined_are_told_and_the_backend_goes_on(
+    backend: LocalBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await backend.start()
+    stream = backend.stream(ask("hello", max_new_tokens=1500))
+    await anext(stream)  # type: ignore[call-overload]
+    with monkeypatch.context() as patch:
+
+        def explode(*_: Any) -> None:
+            raise RuntimeError("no memory")
+
+        patch.setattr("rag_tuned_memory.serving.local.decoding.join_caches", explode)
+        with pytest.raises(BackendError, match="no memory"):
+            await backend.generate([ask("who", max_new_tokens=5)])
+        with pytest.raises(BackendError, match="no memory"):
+            async for _ in stream:
+                pass
+    assert await backend.generate([ask("who", max_new_tokens=5)])
+
+
 class Broken:
     """A constraint that gives up at its second token."""
 

@@ -64,7 +64,12 @@ class Scheduler:
             apart = columns_of(group.jobs) + columns_of(new.jobs)
             if self._used() - apart + columns_of(group.jobs + new.jobs) <= self._max_tokens:
                 self._groups.remove(new)
-                group.take_in(new)
+                jobs = group.jobs + new.jobs
+                try:
+                    group.take_in(new)
+                except Exception as error:  # no memory for both, say: neither is whole any more
+                    self._groups.remove(group)
+                    _fail(jobs, error)
                 return
 
     def _advance(self, group: Group) -> None:
