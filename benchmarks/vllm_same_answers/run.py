@@ -34,7 +34,7 @@ from rag_tuned_memory.serving.vllm import VllmBackend
 from rag_tuned_memory.settings import Settings
 
 HERE = Path(__file__).parent
-BATCH = 20
+BATCH = 8
 
 
 def main() -> int:
