@@ -18,6 +18,7 @@ import anyio.to_thread
 from pydantic import BaseModel, ConfigDict
 
 from rag_tuned_memory.errors import BackendError, InvalidInput
+from rag_tuned_memory.serving.compatibility import path_problems
 
 _LOG_TAIL = 1500
 _MARK = "RTM_SUPERVISED"
@@ -220,12 +221,8 @@ class CommandLauncher:
 def lora_adapters(adapters: Mapping[str, Path]) -> str:
     """TGI's syntax: ``name=/path,name=/path``. Raises InvalidInput for what it cannot say."""
     for name, path in adapters.items():
-        if bad := set(",=@ ") & set(f"{name}{path}"):
-            raise InvalidInput(
-                f"TGI takes no {' '.join(sorted(repr(one) for one in bad))} in an adapter's name or path",
-                place=f"{name}={path}",
-                remedy="Move the adapters to a folder without these characters (`rtm adapters export --to`).",
-            )
+        for problem in [*path_problems(name, "tgi", what="the name"), *path_problems(str(path), "tgi")]:
+            raise InvalidInput(problem.sentence, place=f"{name}={path}", remedy=problem.remedy)
     return ",".join(f"{name}={path}" for name, path in adapters.items())
 
 

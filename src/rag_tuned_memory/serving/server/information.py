@@ -34,7 +34,7 @@ class InformationRoutes:
 
     async def info(self, request: Request) -> Response:
         """TGI's members, and under ``local`` what this server has to say."""
-        from rag_tuned_memory import __version__
+        from importlib.metadata import version
 
         service, limits = self._service, self._service.limits
         waiting, running = service.backend.load
@@ -52,7 +52,7 @@ class InformationRoutes:
                 "validation_workers": 1,
                 "max_client_batch_size": limits.max_client_batch_size,
                 "router": NAME,
-                "version": __version__,
+                "version": version("rag-tuned-memory"),
                 "sha": None,
                 "docker_label": None,
                 "local": {

@@ -167,14 +167,15 @@ class Reader:
             self.at += 1
             self.wrong("invalid number" if self.at < len(self.data) else "EOF while parsing a value")
         self.at = match.end()
-        if match[1] or match[2]:
-            number = float(match[0])
-            if number in (float("inf"), float("-inf")):
-                self.fail("number out of range", syntax=True)
-            return number
-        whole = int(match[0]) if len(match[0]) < 400 else 0
         # As serde_json: what no 64 bits hold is a floating point number.
-        return whole if -(2**63) <= whole < 2**64 else float(match[0])
+        if not (match[1] or match[2]) and len(match[0]) < 25:
+            whole = int(match[0])
+            if -(2**63) <= whole < 2**64:
+                return whole
+        number = float(match[0])
+        if number in (float("inf"), float("-inf")):
+            self.fail("number out of range", syntax=True)
+        return number
 
 
 _NO_KEY = "key must be a string"

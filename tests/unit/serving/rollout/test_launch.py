@@ -79,7 +79,7 @@ async def test_a_program_that_is_not_there(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "path"), [("a b", "/x"), ("a", "/x,y"), ("a=b", "/x"), ("a", "/x@y")])
 def test_what_tgi_cannot_be_told_is_refused(name: str, path: str) -> None:
-    with pytest.raises(InvalidInput, match="TGI takes no"):
+    with pytest.raises(InvalidInput, match="TGI cannot be given"):
         lora_adapters({name: Path(path)})
 
 

@@ -112,6 +112,36 @@ def test_requests_at_once_are_answered_as_they_are_alone(client: httpx.Client, u
     assert [ids(found[index]) for index in range(len(bodies))] == [ids(one) for one in alone]
 
 
+def test_a_model_that_fails_is_told_as_a_dead_shard_is(
+    client: httpx.Client, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = service.backend._loaded()
+    logits, count = engine.logits, 0
+
+    def fails_at_the_third(*given: Any, **more: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count >= 3:
+            raise RuntimeError("out of memory")
+        return logits(*given, **more)
+
+    monkeypatch.setattr(engine, "logits", fails_at_the_third)
+    body = {"inputs": "x", "parameters": {"max_new_tokens": 9}}
+    told = client.post("/generate_stream", json=body).text.split("\n\n")
+    recorded = case("shardkill_stream")["response"]["body"].split("\n\n")
+    assert (told[-1], recorded[-1]) == ("", ""), "the stream ends as it should"
+    assert len(told) == 4, "two tokens came before"
+    failure, expected = (json.loads(lines[-2].removeprefix("data: ")) for lines in (told, recorded))
+    assert failure.keys() == expected.keys()
+    assert failure["error_type"] == expected["error_type"]
+    assert failure["error"].startswith("Request failed during generation: Server error: ")
+    answer, expected = client.post("/generate", json=body), case("shardkill_generate")["response"]
+    assert answer.status_code == expected["status"] == 424
+    assert answer.json().keys() == json.loads(expected["body"]).keys()
+    monkeypatch.undo()
+    assert client.post("/generate", json=body).status_code == 200
+
+
 def test_counters(client: httpx.Client) -> None:
     before = counted(client, "tgi_request_count"), counted(client, "tgi_request_success")
     client.post("/generate", json={"inputs": "x", "parameters": {"max_new_tokens": 3}})
