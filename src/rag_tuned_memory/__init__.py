@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rag_tuned_memory.distil.recipe import Recipe
     from rag_tuned_memory.errors import RagTunedMemoryError
     from rag_tuned_memory.learning.events import DistilReport
-    from rag_tuned_memory.memory import AsyncMemory, ForgetReceipt, Memory, MemoryStats, RecordReceipt
+    from rag_tuned_memory.memory import AsyncMemory, ForgetReceipt, Memories, Memory, MemoryStats, RecordReceipt
     from rag_tuned_memory.recall.recollection import Recollection
     from rag_tuned_memory.routing.base import Answer, Route
     from rag_tuned_memory.settings import Settings
@@ -32,6 +32,7 @@ _HOMES = {
     "DistilReport": "learning.events",
     "Filter": "store.base",
     "ForgetReceipt": "memory",
+    "Memories": "memory",
     "Memory": "memory",
     "MemoryStats": "memory",
     "Outcome": "trajectory",
@@ -54,6 +55,7 @@ __all__ = [
     "DistilReport",
     "Filter",
     "ForgetReceipt",
+    "Memories",
     "Memory",
     "MemoryStats",
     "Outcome",

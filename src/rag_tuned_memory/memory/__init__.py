@@ -2,12 +2,14 @@
 
 from rag_tuned_memory.memory.asynchronous import AsyncMemory, AsyncWorkerHandle
 from rag_tuned_memory.memory.blocking import Memory, WorkerHandle
+from rag_tuned_memory.memory.many import Memories
 from rag_tuned_memory.memory.receipts import ForgetReceipt, MemoryStats, RecordReceipt
 
 __all__ = [
     "AsyncMemory",
     "AsyncWorkerHandle",
     "ForgetReceipt",
+    "Memories",
     "Memory",
     "MemoryStats",
     "RecordReceipt",

@@ -53,8 +53,19 @@ class AsyncMemory:
         backend: InferenceBackend | None = None,
         registry: AdapterRegistry | None = None,
     ) -> None:
+        self._bind(namespace, Parts(settings, store, embedder, backend, registry), owned=True)
+
+    @classmethod
+    def over(cls, parts: Parts, namespace: str) -> Self:
+        """A memory that shares ``parts`` with others; ``close`` only ends its workers."""
+        memory = cls.__new__(cls)
+        memory._bind(namespace, parts, owned=False)
+        return memory
+
+    def _bind(self, namespace: str, parts: Parts, *, owned: bool) -> None:
         self.namespace = validate_namespace(namespace)
-        self._parts = Parts(settings, store, embedder, backend, registry)
+        self._parts = parts
+        self._owned = owned
         self._workers: list[WorkerThread] = []
 
     @property
@@ -324,7 +335,8 @@ class AsyncMemory:
             for thread in self._workers:
                 await anyio.to_thread.run_sync(thread.stop)
             self._workers.clear()
-            await self._parts.close()
+            if self._owned:
+                await self._parts.close()
 
     async def _roll_out(self, name: str, reason: str) -> None:
         await anyio.to_thread.run_sync(lambda: self._parts.registry.get(name, namespace=self.namespace))

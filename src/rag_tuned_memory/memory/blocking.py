@@ -1,106 +1,27 @@
 """``Memory``: ``AsyncMemory`` for code that is not async.
 
 Every method is the one of ``AsyncMemory`` of the same name, run in the event loop of a thread of its own: it works
-inside a running loop and in notebooks, and may be called from any thread.
+inside a running loop and in notebooks, and may be called from any thread. With an ``a`` in front (``arecall``) it is
+awaited instead, from any asyncio event loop: a library that is called both ways needs one object for both.
 """
 
 from __future__ import annotations
 
 import functools
-import queue
-import threading
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from concurrent.futures import Future
-from contextlib import ExitStack
+from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar, cast
-
-import anyio
-from anyio.from_thread import BlockingPortal, start_blocking_portal
+from typing import Self
 
 from rag_tuned_memory.adapters.registry import AdapterRegistry
 from rag_tuned_memory.distil.policy import DistilPolicy
 from rag_tuned_memory.embedding.base import Embedder
 from rag_tuned_memory.learning.worker import Round
 from rag_tuned_memory.memory.asynchronous import AsyncMemory, AsyncWorkerHandle
+from rag_tuned_memory.memory.loop import Loop, aiterating, awaiting, blocking, iterating, wait
 from rag_tuned_memory.serving.base import InferenceBackend
 from rag_tuned_memory.settings import Settings
 from rag_tuned_memory.store.base import EpisodeStore
-
-P = ParamSpec("P")
-R = TypeVar("R")
-Core = TypeVar("Core")
-
-
-class _Face(Protocol):
-    """What has an async object behind it, and its event loop."""
-
-    @property
-    def _core(self) -> Any: ...
-
-    @property
-    def _running(self) -> _Loop: ...
-
-
-def _blocking(method: Callable[Concatenate[Core, P], Awaitable[R]]) -> Callable[Concatenate[_Face, P], R]:
-    """``method`` as one that returns when it is done."""
-
-    @functools.wraps(method)
-    def call(self: _Face, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        return _wait(self._running.portal(), functools.partial(method, self._core, *args, **kwargs))
-
-    return call
-
-
-def _iterating(
-    method: Callable[Concatenate[Core, P], AsyncIterator[R]],
-) -> Callable[Concatenate[_Face, P], Iterator[R]]:
-    """``method`` as one whose result is iterated over without async; leaving the loop early ends it."""
-
-    @functools.wraps(method)
-    def call(self: _Face, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[R]:
-        return _iterate(self._running, functools.partial(method, self._core, *args, **kwargs))
-
-    return call
-
-
-def _wait(portal: BlockingPortal, work: Callable[[], Awaitable[R]]) -> R:
-    task = portal.start_task_soon(work)
-    try:
-        return task.result()
-    except BaseException:
-        task.cancel()  # Ctrl-C while waiting: the work shall not go on behind the caller's back
-        raise
-
-
-_END = object()
-_AHEAD = 16
-
-
-def _iterate(loop: _Loop, make: Callable[[], AsyncIterator[R]]) -> Iterator[R]:
-    # One task runs the whole iterator: an async generator must not move between tasks.
-    portal = loop.portal()
-    items: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    room = portal.call(lambda: anyio.Semaphore(_AHEAD))
-
-    async def produce() -> None:
-        try:
-            async for item in make():
-                await room.acquire()
-                items.put(item)
-        finally:
-            items.put(_END)
-
-    task = portal.start_task_soon(produce)
-    loop.iterations.add(task)
-    try:
-        while (item := items.get()) is not _END:
-            yield cast(R, item)
-            portal.call(room.release)
-        task.result()  # raises what it raised
-    finally:
-        task.cancel()
 
 
 class Memory:
@@ -119,11 +40,23 @@ class Memory:
         backend: InferenceBackend | None = None,
         registry: AdapterRegistry | None = None,
     ) -> None:
-        self._core = AsyncMemory(
+        core = AsyncMemory(
             namespace, settings=settings, store=store, embedder=embedder, backend=backend, registry=registry
         )
-        self._running = _Loop(self._core)
-        self._finish = weakref.finalize(self, self._running.close)
+        running = Loop(core.close)
+        self._bind(core, running, weakref.finalize(self, running.close))
+
+    @classmethod
+    def over(cls, core: AsyncMemory, running: Loop) -> Self:
+        """The face of ``core``, which runs in a loop that others use too; ``close`` only ends its workers."""
+        face = cls.__new__(cls)
+        face._bind(core, running, lambda: wait(running.portal(), core.close))
+        return face
+
+    def _bind(self, core: AsyncMemory, running: Loop, finish: Callable[[], object]) -> None:
+        self._core = core
+        self._running = running
+        self._finish = finish
 
     @property
     def namespace(self) -> str:
@@ -140,19 +73,33 @@ class Memory:
         """The adapters, of this namespace and others."""
         return self._core.registry
 
-    record = _blocking(AsyncMemory.record)
-    record_many = _blocking(AsyncMemory.record_many)
-    recall = _blocking(AsyncMemory.recall)
-    answer = _blocking(AsyncMemory.answer)
-    stream = _iterating(AsyncMemory.stream)
-    distil = _blocking(AsyncMemory.distil)
-    promote = _blocking(AsyncMemory.promote)
-    forget = _blocking(AsyncMemory.forget)
-    forget_all = _blocking(AsyncMemory.forget_all)
-    feedback = _blocking(AsyncMemory.feedback)
-    stats = _blocking(AsyncMemory.stats)
-    export = _iterating(AsyncMemory.export)
-    reindex = _blocking(AsyncMemory.reindex)
+    record = blocking(AsyncMemory.record)
+    record_many = blocking(AsyncMemory.record_many)
+    recall = blocking(AsyncMemory.recall)
+    answer = blocking(AsyncMemory.answer)
+    stream = iterating(AsyncMemory.stream)
+    distil = blocking(AsyncMemory.distil)
+    promote = blocking(AsyncMemory.promote)
+    forget = blocking(AsyncMemory.forget)
+    forget_all = blocking(AsyncMemory.forget_all)
+    feedback = blocking(AsyncMemory.feedback)
+    stats = blocking(AsyncMemory.stats)
+    export = iterating(AsyncMemory.export)
+    reindex = blocking(AsyncMemory.reindex)
+
+    arecord = awaiting(AsyncMemory.record)
+    arecord_many = awaiting(AsyncMemory.record_many)
+    arecall = awaiting(AsyncMemory.recall)
+    aanswer = awaiting(AsyncMemory.answer)
+    astream = aiterating(AsyncMemory.stream)
+    adistil = awaiting(AsyncMemory.distil)
+    apromote = awaiting(AsyncMemory.promote)
+    aforget = awaiting(AsyncMemory.forget)
+    aforget_all = awaiting(AsyncMemory.forget_all)
+    afeedback = awaiting(AsyncMemory.feedback)
+    astats = awaiting(AsyncMemory.stats)
+    aexport = aiterating(AsyncMemory.export)
+    areindex = awaiting(AsyncMemory.reindex)
 
     def start_worker(
         self,
@@ -163,7 +110,7 @@ class Memory:
     ) -> WorkerHandle:
         """Distil in the background whenever ``policy`` says so; see ``AsyncMemory.start_worker``."""
         start = functools.partial(self._core.start_worker, policy, interval=interval, on_round=on_round)
-        return WorkerHandle(_wait(self._running.portal(), start), self._running)
+        return WorkerHandle(wait(self._running.portal(), start), self._running)
 
     def close(self) -> None:
         """Stop the workers and close what was opened here; closing twice is allowed."""
@@ -181,7 +128,7 @@ class Memory:
 class WorkerHandle:
     """A worker that runs in the background."""
 
-    def __init__(self, core: AsyncWorkerHandle, running: _Loop) -> None:
+    def __init__(self, core: AsyncWorkerHandle, running: Loop) -> None:
         self._core = core
         self._running = running
 
@@ -190,34 +137,4 @@ class WorkerHandle:
         """Whether it still works."""
         return self._core.running
 
-    stop = _blocking(AsyncWorkerHandle.stop)
-
-
-class _Loop:
-    """The thread with the event loop of a ``Memory``, started when first needed."""
-
-    def __init__(self, core: AsyncMemory) -> None:
-        self._core = core
-        self._lock = threading.Lock()
-        self._stack = ExitStack()
-        self._portal: BlockingPortal | None = None
-        self.iterations: weakref.WeakSet[Future[Any]] = weakref.WeakSet()
-        """Those under way; one that was left and not yet collected would keep the loop from ending."""
-
-    def portal(self) -> BlockingPortal:
-        """The portal. After ``close`` a new one is started, as an ``AsyncMemory`` can be used after its close."""
-        with self._lock:
-            if self._portal is None:
-                self._portal = self._stack.enter_context(start_blocking_portal(name="rtm memory"))
-            return self._portal
-
-    def close(self) -> None:
-        with self._lock:
-            if self._portal is not None:
-                for task in list(self.iterations):
-                    task.cancel()
-                try:
-                    self._portal.call(self._core.close)
-                finally:
-                    self._portal = None
-                    self._stack.close()
+    stop = blocking(AsyncWorkerHandle.stop)

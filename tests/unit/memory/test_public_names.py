@@ -15,6 +15,7 @@ PUBLIC = [
     "DistilReport",
     "Filter",
     "ForgetReceipt",
+    "Memories",
     "Memory",
     "MemoryStats",
     "Outcome",
