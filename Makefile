@@ -8,6 +8,7 @@ VENV ?= .venv
 DEMO ?= build/demo
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+INTEGRATIONS := langchain llama-index
 
 .PHONY: demo test test-vllm install format clean
 
@@ -20,13 +21,14 @@ test: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest
+	for name in $(INTEGRATIONS); do (cd integrations/$$name && $(abspath $(BIN))/mypy && $(abspath $(BIN))/pytest) || exit 1; done
 
 test-vllm: $(INSTALLED)
 	$(BIN)/pytest tests/vllm
 
 install: $(INSTALLED)
 
-$(INSTALLED): pyproject.toml constraints.txt scripts/install.py
+$(INSTALLED): pyproject.toml $(INTEGRATIONS:%=integrations/%/pyproject.toml) constraints.txt scripts/install.py
 	$(PYTHON) scripts/install.py $(VENV)
 	touch $@
 

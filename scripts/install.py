@@ -14,7 +14,12 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-WHAT = ["-c", str(ROOT / "constraints.txt"), "-e", f"{ROOT}[local,serve,teacher,test,weaviate]"]
+PACKAGES = (
+    f"{ROOT}[local,serve,teacher,test,weaviate]",
+    f"{ROOT / 'integrations' / 'langchain'}[test]",
+    f"{ROOT / 'integrations' / 'llama-index'}[test]",
+)
+WHAT = ["-c", str(ROOT / "constraints.txt"), *(part for package in PACKAGES for part in ("-e", package))]
 LATER_WINS = ("global", "user", "site", ":env:")
 
 

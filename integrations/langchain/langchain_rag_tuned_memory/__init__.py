@@ -1,0 +1,1 @@
+"""LangChain and LangGraph on rag-tuned-memory."""
