@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rag_tuned_memory.learning.events import DistilReport
     from rag_tuned_memory.memory import AsyncMemory, ForgetReceipt, Memories, Memory, MemoryStats, RecordReceipt
     from rag_tuned_memory.recall.recollection import Recollection
-    from rag_tuned_memory.routing.base import Answer, Route
+    from rag_tuned_memory.routing.base import Answer, Decision, Route, Routing
     from rag_tuned_memory.settings import Settings
     from rag_tuned_memory.store.base import Filter
     from rag_tuned_memory.trajectory import Outcome, Step, StepKind, Trajectory
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Answer": "routing.base",
     "AsyncMemory": "memory",
+    "Decision": "routing.base",
     "DistilPolicy": "distil.policy",
     "DistilReport": "learning.events",
     "Filter": "store.base",
@@ -41,6 +42,7 @@ _HOMES = {
     "Recollection": "recall.recollection",
     "RecordReceipt": "memory",
     "Route": "routing.base",
+    "Routing": "routing.base",
     "Settings": "settings",
     "Step": "trajectory",
     "StepKind": "trajectory",
@@ -51,6 +53,7 @@ _HOMES = {
 __all__ = [
     "Answer",
     "AsyncMemory",
+    "Decision",
     "DistilPolicy",
     "DistilReport",
     "Filter",
@@ -64,6 +67,7 @@ __all__ = [
     "Recollection",
     "RecordReceipt",
     "Route",
+    "Routing",
     "Settings",
     "Step",
     "StepKind",
