@@ -127,7 +127,7 @@ def _of(routing: Routing | None, *, abstained: bool) -> dict[str, Any]:
 
 
 def _routed(route: Route, reason: str, abstained: bool, evidence: Recollection | None) -> dict[str, Any]:
-    found = [one.trajectory_id for one in evidence.results] if evidence else []
+    found = [one.trajectory_id for one in evidence.results] if evidence and not abstained else []
     return {
         "route": route.value,
         "reason": reason,
