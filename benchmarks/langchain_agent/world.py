@@ -44,8 +44,6 @@ class Incident:
         """What an agent can do; a fix that does not help is an error."""
         known = REMEDIES.values()
         fixes = [_tool(self._fix(one.tool), one.tool, f"{one.fix.capitalize()}.") for one in known]
-            _tool(self._fix(remedy.tool), remedy.tool, f"{remedy.fix.capitalize()}.") for remedy in REMEDIES.values()
-        ]
         return [
             _tool(self._get_alert, "get_alert", "The service that an incident is about, and its alert."),
             _tool(self._read_logs, "read_logs", "The last lines of a service's log."),
