@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rag_tuned_memory.capture import EpisodeRecorder
     from rag_tuned_memory.distil.policy import DistilPolicy
     from rag_tuned_memory.distil.recipe import Recipe
     from rag_tuned_memory.errors import RagTunedMemoryError
@@ -31,6 +32,7 @@ _HOMES = {
     "Decision": "routing.base",
     "DistilPolicy": "distil.policy",
     "DistilReport": "learning.events",
+    "EpisodeRecorder": "capture",
     "Filter": "store.base",
     "ForgetReceipt": "memory",
     "Memories": "memory",
@@ -56,6 +58,7 @@ __all__ = [
     "Decision",
     "DistilPolicy",
     "DistilReport",
+    "EpisodeRecorder",
     "Filter",
     "ForgetReceipt",
     "Memories",

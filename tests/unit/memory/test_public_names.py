@@ -14,6 +14,7 @@ PUBLIC = [
     "Decision",
     "DistilPolicy",
     "DistilReport",
+    "EpisodeRecorder",
     "Filter",
     "ForgetReceipt",
     "Memories",
