@@ -125,6 +125,35 @@ def test_threads_lose_no_step(recorder: EpisodeRecorder, memories: Memories) -> 
     assert len({step.ref for step in stored(memories)[0].steps}) == 200
 
 
+def test_the_first_steps_of_several_episodes_may_come_at_once(recorder: EpisodeRecorder, memories: Memories) -> None:
+    """Each thread finds no file yet; the folder is locked once."""
+    ready = threading.Barrier(8)
+
+    def work(number: int) -> None:
+        episode = recorder.begin("ops", source="test", source_id=str(number))
+        ready.wait()
+        episode.put(failure(ValueError("x"), ref=str(number)))
+        recorder.finish(episode)
+
+    threads = [threading.Thread(target=work, args=(number,), daemon=True) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=30)
+    assert not any(thread.is_alive() for thread in threads)
+    assert memories.of("ops").stats().store.trajectories == 8
+
+
+def test_a_step_seen_again_keeps_its_time(recorder: EpisodeRecorder) -> None:
+    episode = recorder.begin("ops", source="test", source_id="run")
+    first = failure(ValueError("x"), ref="1")
+    episode.put(first)
+    episode.put(failure(ValueError("x"), ref="1"))
+    trajectory = episode.trajectory()
+    assert trajectory is not None
+    assert (trajectory.steps, episode.changes) == ((first,), 1)
+
+
 def test_a_step_without_a_name_is_refused(recorder: EpisodeRecorder) -> None:
     with pytest.raises(InvalidTrajectory, match="needs call_id or ref"):
         begin(recorder).put(Step(kind=StepKind.MESSAGE, text="who said this?"))
