@@ -82,8 +82,8 @@ class Identity:
             return _text(given, place)
         raise InvalidNamespace(
             "this run does not say whose memory it uses",
-            remedy=f"Invoke the agent with context={{{self._key!r}: …}}, or with {self._key!r} in config['configurable'];"
-            " or give namespace= (text, or a callable that is given the runtime), or a Memory instead of Memories.",
+            remedy=f"Invoke the agent with context={{{self._key!r}: …}}, or with it in config['configurable']; or give"
+            " namespace= (text, or a callable that is given the runtime), or a Memory instead of Memories.",
         )
 
     def _authenticated(self, user: Any, given: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -141,16 +141,15 @@ def _forgotten(ids: Sequence[str]) -> Plan[str]:
     there: list[Trajectory] = yield Call("export", {"where": wanted})
     if not there:
         raise ToolException("No such episode is in the memory. Ids are given by recall_memory.")
-    answer = interrupt(
-        {"action": "forget_memory", "question": _question(there), "episodes": [_told(one) for one in there]}
-    )
+    told = [_told(one) for one in there]
+    answer = interrupt({"action": "forget_memory", "question": _question(len(there)), "episodes": told})
     if not _confirmed(answer):
         return "Nothing was forgotten: it was not confirmed."
     receipt: ForgetReceipt = yield Call("forget", {"trajectory_ids": [one.id for one in there]})
-    tainted = (
-        f" Adapters that learned from it no longer serve: {', '.join(receipt.tainted)}." if receipt.tainted else ""
-    )
-    return f"Forgotten: {', '.join(receipt.removed) or 'nothing'}.{tainted}"
+    said = f"Forgotten: {', '.join(receipt.removed) or 'nothing'}."
+    if receipt.tainted:
+        said += f" Adapters that learned from it no longer serve: {', '.join(receipt.tainted)}."
+    return said
 
 
 def _fed_back(episode_id: str, text: str, success: bool | None) -> Plan[str]:
@@ -162,8 +161,7 @@ def _fed_back(episode_id: str, text: str, success: bool | None) -> Plan[str]:
     return "Noted."
 
 
-def _question(episodes: Iterable[Trajectory]) -> str:
-    count = len(list(episodes))
+def _question(count: int) -> str:
     return f"Forget {'this episode' if count == 1 else f'these {count} episodes'} for good?"
 
 
