@@ -12,8 +12,9 @@ from langgraph.prebuilt import ToolRuntime
 from langgraph.types import interrupt
 from pydantic import Field
 
-from langchain_rag_tuned_memory.asking import Call, Plan, aask, ask
-from langchain_rag_tuned_memory.identity import Identity, NamespaceOf
+from langchain_rag_tuned_memory._identity import Identity, NamespaceOf
+from langchain_rag_tuned_memory._namespaces import CONFIG_KEY
+from langchain_rag_tuned_memory._plans import Call, Plan, aask, ask
 from rag_tuned_memory import Filter, ForgetReceipt, Memories, Memory, Recollection, RecordReceipt, Trajectory
 from rag_tuned_memory.capture import steps
 from rag_tuned_memory.errors import InvalidInput, InvalidNamespace, RagTunedMemoryError, TrajectoryNotFound
@@ -39,7 +40,7 @@ def memory_tools(
     memory: Memory | Memories,
     *,
     namespace: str | NamespaceOf | None = None,
-    identity_key: str = "user_id",
+    identity_key: str = CONFIG_KEY,
     names: Sequence[str] | None = None,
 ) -> list[BaseTool]:
     """``recall_memory``, ``remember``, ``forget_memory`` and ``memory_feedback``, or those of them that are named.

@@ -14,11 +14,8 @@ def with_block(system: SystemMessage | None, text: str) -> SystemMessage:
     """
     if system is None:
         return SystemMessage(content=[_block(text)])
-    if isinstance(system.content, list):
-        before = system.content
-    else:
-        before = [_block(system.content)] if system.content else []
-    return system.model_copy(update={"content": [*before, _block(text)]})
+    before = [_block(system.content)] if isinstance(system.content, str) else system.content
+    return system.model_copy(update={"content": [*(one for one in before if one != _block("")), _block(text)]})
 
 
 def _block(text: str) -> str | dict[Any, Any]:
