@@ -10,20 +10,26 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from langchain_rag_tuned_memory.chat_models import ChatRagTuned
     from langchain_rag_tuned_memory.documents import format_documents
+    from langchain_rag_tuned_memory.middleware import RagTunedMemoryMiddleware
     from langchain_rag_tuned_memory.retrievers import RagTunedRetriever
+    from langchain_rag_tuned_memory.tools import memory_tools
 
 _HOMES = {
     "ChatRagTuned": "chat_models",
+    "RagTunedMemoryMiddleware": "middleware",
     "RagTunedRetriever": "retrievers",
     "format_documents": "documents",
+    "memory_tools": "tools",
 }
 """The module of each public name."""
 
 __all__ = [
     "ChatRagTuned",
+    "RagTunedMemoryMiddleware",
     "RagTunedRetriever",
     "__version__",
     "format_documents",
+    "memory_tools",
 ]
 
 
