@@ -75,6 +75,8 @@ class Memory:
 
     record = blocking(AsyncMemory.record)
     record_many = blocking(AsyncMemory.record_many)
+    get = blocking(AsyncMemory.get)
+    call = blocking(AsyncMemory.call)
     recall = blocking(AsyncMemory.recall)
     answer = blocking(AsyncMemory.answer)
     stream = iterating(AsyncMemory.stream)
@@ -89,6 +91,8 @@ class Memory:
 
     arecord = awaiting(AsyncMemory.record)
     arecord_many = awaiting(AsyncMemory.record_many)
+    aget = awaiting(AsyncMemory.get)
+    acall = awaiting(AsyncMemory.call)
     arecall = awaiting(AsyncMemory.recall)
     aanswer = awaiting(AsyncMemory.answer)
     astream = aiterating(AsyncMemory.stream)
