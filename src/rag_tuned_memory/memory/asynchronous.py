@@ -17,7 +17,7 @@ from rag_tuned_memory.embedding.base import Embedder
 from rag_tuned_memory.errors import InvalidInput
 from rag_tuned_memory.learning.events import DistilReport, OnEvent
 from rag_tuned_memory.learning.worker import Round, Worker, WorkerThread
-from rag_tuned_memory.memory import forgetting, journal, recording
+from rag_tuned_memory.memory import forgetting, generating, journal, recording
 from rag_tuned_memory.memory.feedback import feedback_step
 from rag_tuned_memory.memory.intake import Given
 from rag_tuned_memory.memory.receipts import ForgetReceipt, MemoryStats, RecordReceipt
@@ -25,7 +25,7 @@ from rag_tuned_memory.memory.wiring import Parts
 from rag_tuned_memory.recall.recollection import Recollection
 from rag_tuned_memory.routing.answering import AnswerChunk
 from rag_tuned_memory.routing.base import Answer, Route
-from rag_tuned_memory.serving.base import InferenceBackend
+from rag_tuned_memory.serving.base import Chunk, Generation, InferenceBackend, Message, Request
 from rag_tuned_memory.settings import Settings
 from rag_tuned_memory.store.base import NO_FILTER, EpisodeStore, Filter
 from rag_tuned_memory.trajectory import Trajectory, validate_namespace
@@ -186,6 +186,46 @@ class AsyncMemory:
             where=where or NO_FILTER,
             max_new_tokens=max_new_tokens,
         ):
+            yield chunk
+
+    async def generate(
+        self,
+        messages: Sequence[Message],
+        *,
+        adapter: str | None = None,
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        seed: int | None = None,
+        stop: Sequence[str] = (),
+    ) -> Generation:
+        """Continue a conversation as it is, by an adapter of this namespace or (None) the base model.
+
+        Nothing is recalled or routed: this is for an agent whose own model is served here. ``adapter`` is the version
+        that serves, or one before it while that is still loaded.
+
+        Raises:
+            AdapterNotFound: this namespace has no such adapter.
+            AdapterNotServable: it does not serve.
+            ModelNotPulled: the base model is not on this machine.
+            PromptTooLong, BackendError: see ``errors``.
+        """
+        request = Request(tuple(messages), adapter, max_new_tokens, temperature, seed, tuple(stop))
+        return await generating.generate(await anyio.to_thread.run_sync(self._parts.live), self.namespace, request)
+
+    async def stream_generate(
+        self,
+        messages: Sequence[Message],
+        *,
+        adapter: str | None = None,
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        seed: int | None = None,
+        stop: Sequence[str] = (),
+    ) -> AsyncIterator[Chunk]:
+        """As ``generate``, in pieces; the last one carries the whole ``Generation``. Closing it stops the model."""
+        request = Request(tuple(messages), adapter, max_new_tokens, temperature, seed, tuple(stop))
+        live = await anyio.to_thread.run_sync(self._parts.live)
+        async for chunk in generating.stream(live, self.namespace, request):
             yield chunk
 
     async def distil(
