@@ -10,15 +10,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from langchain_rag_tuned_memory.documents import format_documents
     from langchain_rag_tuned_memory.retrievers import RagTunedRetriever
+    from langchain_rag_tuned_memory.stores import RagTunedStore
 
 _HOMES = {
     "RagTunedRetriever": "retrievers",
+    "RagTunedStore": "stores",
     "format_documents": "documents",
 }
 """The module of each public name."""
 
 __all__ = [
     "RagTunedRetriever",
+    "RagTunedStore",
     "__version__",
     "format_documents",
 ]

@@ -23,6 +23,8 @@ SOURCE = "langgraph-store"
 
 _NO_TEXT = " "
 """A trajectory has at least one step; one of white space is no passage, so that nothing is found by it."""
+MOST_LEVELS = 90
+"""Of mappings and lists in a value; a trajectory's metadata may have a few more."""
 _BYTES_OF_A_CHARACTER = 6
 """At most, in JSON: ``\\u0000``."""
 
@@ -105,19 +107,22 @@ def value_of(trajectory: Trajectory) -> dict[str, Any]:
     return value
 
 
-def json_value(value: Any, place: str) -> Any:
+def json_value(value: Any, place: str, levels: int = MOST_LEVELS) -> Any:
     """A copy of ``value`` that holds what JSON holds and nothing else; tuples become lists.
 
     Raises:
-        InvalidInput: names the place of what JSON cannot hold (NaN, a date, a key that is no text).
+        InvalidInput: names the place of what JSON cannot hold (NaN, a date, a key that is no text), or of what is
+            nested deeper than ``levels``.
     """
+    if isinstance(value, Mapping | list | tuple) and levels == 0:
+        raise InvalidInput(f"nested deeper than {MOST_LEVELS} levels", place=place, remedy="Flatten it.")
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str):
                 raise InvalidInput(f"the key {key!r} is not text", place=place, remedy=_REMEDY)
-        return {str(key): json_value(one, f"{place}.{key}") for key, one in value.items()}
+        return {str(key): json_value(one, f"{place}.{key}", levels - 1) for key, one in value.items()}
     if isinstance(value, list | tuple):
-        return [json_value(one, f"{place}[{number}]") for number, one in enumerate(value)]
+        return [json_value(one, f"{place}[{number}]", levels - 1) for number, one in enumerate(value)]
     if not (value is None or isinstance(value, str | bool | int | float)):
         raise InvalidInput(f"JSON cannot hold a {type(value).__name__}", place=place, remedy=_REMEDY)
     try:

@@ -69,10 +69,7 @@ def _value(op: PutOp) -> Mapping[str, Any] | None:
     place = f"value of {'/'.join([*op.namespace, op.key])}"
     if not isinstance(op.value, Mapping):
         raise InvalidInput(f"a mapping is needed, not {type(op.value).__name__}", place=place)
-    try:
-        value: Mapping[str, Any] = json_value(op.value, place)
-    except RecursionError:
-        raise InvalidInput("nested too deeply", place=place[:200], remedy="Flatten it.") from None
+    value: Mapping[str, Any] = json_value(op.value, place)
     return value
 
 

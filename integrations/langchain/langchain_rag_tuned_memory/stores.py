@@ -6,8 +6,10 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 
 from langchain_rag_tuned_memory._extras import missing
+from langchain_rag_tuned_memory._namespaces import asked_namespace, memory_of
 from rag_tuned_memory import AsyncMemory, Memories, Memory
 from rag_tuned_memory.errors import InvalidInput, InvalidNamespace
+from rag_tuned_memory.trajectory import validate_namespace
 
 try:
     from langgraph.store.base import BaseStore, GetOp, ListNamespacesOp, Op, PutOp, Result, SearchOp
@@ -30,14 +32,15 @@ class RagTunedStore(BaseStore):
     best first. Safe to use from several threads, event loops and processes; what one batch writes is seen by
     the next.
 
-    ``memory`` is the memory that holds the items; or the memories of many users, with ``namespace``: whose items these
-    are, or a function that tells it from the store's own namespace (``lambda labels: labels[1]`` where these are
-    ``("memories", user)``). ``fields`` are the paths of a value that are searched, ``$`` is all of it.
+    ``memory`` is the memory that holds the items, or the memories of many users. For these, ``namespace`` says whose
+    items are meant, or is a function that tells it from the store's own namespace (``lambda labels: labels[1]`` where
+    these are ``("memories", user)``); without it, the running graph's config does (``configurable``, ``namespace``).
+    ``fields`` are the paths of a value that are searched, ``$`` is all of it.
 
     Raises:
-        InvalidInput: memories without a namespace; a value that JSON cannot hold; an unknown filter operator.
-        InvalidNamespace: it cannot be told whose items are meant; an invalid label (LangGraph's
-            ``InvalidNamespaceError``).
+        InvalidInput: a value that JSON cannot hold; an unknown filter operator.
+        InvalidNamespace: it cannot be told whose items are meant. An invalid label is LangGraph's
+            ``InvalidNamespaceError``.
         NotImplementedError: a time to live; it is not supported.
         RagTunedMemoryError: what the memory raises, such as StoreError.
     """
@@ -47,18 +50,6 @@ class RagTunedStore(BaseStore):
     def __init__(
         self, memory: Memory | Memories, *, namespace: Tenant | None = None, fields: Sequence[str] = ("$",)
     ) -> None:
-        if isinstance(memory, Memories) and namespace is None:
-            raise InvalidInput(
-                "the memories of many users were given, and not whose items these are",
-                place="RagTunedStore",
-                remedy="Give namespace='…', or a function of the store's namespace: lambda labels: labels[1].",
-            )
-        if isinstance(memory, Memory) and namespace not in (None, memory.namespace):
-            raise InvalidInput(
-                f"the memory is of namespace {memory.namespace!r}",
-                place="RagTunedStore.namespace",
-                remedy="Leave namespace out, or give Memories().",
-            )
         if isinstance(fields, str):
             raise InvalidInput("a list of paths is needed", place="RagTunedStore.fields", remedy=f"Write [{fields!r}].")
         self._memory = memory
@@ -98,14 +89,13 @@ class RagTunedStore(BaseStore):
         return works
 
     def _memory_of(self, op: Op) -> Memory:
-        if isinstance(self._memory, Memory):
-            return self._memory
+        return memory_of(self._memory, asked_namespace(self._tenant(_labels(op)), None))
+
+    def _tenant(self, labels: tuple[str, ...]) -> str | None:
         if not callable(self._namespace):
-            assert self._namespace is not None
-            return self._memory.of(self._namespace)
-        labels = _labels(op)
+            return self._namespace
         try:
-            return self._memory.of(self._namespace(labels))
+            return validate_namespace(self._namespace(labels))
         except (LookupError, TypeError, InvalidNamespace) as error:
             raise InvalidNamespace(
                 f"the store's namespace {labels!r} does not tell whose items are meant",
