@@ -9,21 +9,27 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from langchain_rag_tuned_memory.documents import format_documents
+    from langchain_rag_tuned_memory.middleware import RagTunedMemoryMiddleware
     from langchain_rag_tuned_memory.retrievers import RagTunedRetriever
     from langchain_rag_tuned_memory.stores import RagTunedStore
+    from langchain_rag_tuned_memory.tools import memory_tools
 
 _HOMES = {
+    "RagTunedMemoryMiddleware": "middleware",
     "RagTunedRetriever": "retrievers",
     "RagTunedStore": "stores",
     "format_documents": "documents",
+    "memory_tools": "tools",
 }
 """The module of each public name."""
 
 __all__ = [
+    "RagTunedMemoryMiddleware",
     "RagTunedRetriever",
     "RagTunedStore",
     "__version__",
     "format_documents",
+    "memory_tools",
 ]
 
 
