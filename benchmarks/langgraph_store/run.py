@@ -29,7 +29,20 @@ from rag_tuned_memory import Memory, Settings
 from rag_tuned_memory.embedding import open_embedder
 from rag_tuned_memory.evaluation.stamp import machine, versions
 
-WORDS = "tea coffee disk host billing deploy refund cache timeout morning red green bicycle invoice paris rollback".split()
+WORDS = (
+    "tea",
+    "coffee",
+    "disk",
+    "host",
+    "billing",
+    "deploy",
+    "refund",
+    "cache",
+    "morning",
+    "green",
+    "bicycle",
+    "paris",
+)
 USERS = 20
 
 

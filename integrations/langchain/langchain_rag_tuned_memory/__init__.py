@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from langchain_rag_tuned_memory.chat_models import ChatRagTuned
     from langchain_rag_tuned_memory.documents import format_documents
     from langchain_rag_tuned_memory.middleware import RagTunedMemoryMiddleware
     from langchain_rag_tuned_memory.retrievers import RagTunedRetriever
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from langchain_rag_tuned_memory.tools import memory_tools
 
 _HOMES = {
+    "ChatRagTuned": "chat_models",
     "RagTunedMemoryMiddleware": "middleware",
     "RagTunedRetriever": "retrievers",
     "RagTunedStore": "stores",
@@ -24,6 +26,7 @@ _HOMES = {
 """The module of each public name."""
 
 __all__ = [
+    "ChatRagTuned",
     "RagTunedMemoryMiddleware",
     "RagTunedRetriever",
     "RagTunedStore",

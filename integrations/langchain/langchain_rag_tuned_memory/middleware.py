@@ -22,15 +22,16 @@ from langchain_core.messages import BaseMessage, HumanMessage, ToolMessage
 from langgraph.config import get_config
 from langgraph.types import Command
 
-from langchain_rag_tuned_memory.asking import Plan, aask, ask
-from langchain_rag_tuned_memory.episodes import Episodes, episode_id
-from langchain_rag_tuned_memory.failing import FailOpen, OnError
-from langchain_rag_tuned_memory.identity import Identity, NamespaceOf
-from langchain_rag_tuned_memory.injection import with_block
-from langchain_rag_tuned_memory.recalling import NOTHING, Mode, Recalling, Remembered
-from langchain_rag_tuned_memory.runs import PAUSED, Ending, Run
+from langchain_rag_tuned_memory._episodes import Episodes, episode_id
+from langchain_rag_tuned_memory._failing import FailOpen, OnError
+from langchain_rag_tuned_memory._identity import Identity, NamespaceOf
+from langchain_rag_tuned_memory._injection import with_block
+from langchain_rag_tuned_memory._namespaces import CONFIG_KEY
+from langchain_rag_tuned_memory._plans import Plan, aask, ask
+from langchain_rag_tuned_memory._recalling import NOTHING, Mode, Recalling, Remembered
+from langchain_rag_tuned_memory._runs import PAUSED, Ending, Run
+from langchain_rag_tuned_memory._turns import Turn, begun, messages_of, present
 from langchain_rag_tuned_memory.tools import CHANGING, memory_tools
-from langchain_rag_tuned_memory.turns import Turn, begun, messages_of, present
 from rag_tuned_memory import Filter, Memories, Memory, Outcome
 from rag_tuned_memory.capture import EpisodeRecorder
 from rag_tuned_memory.errors import InvalidInput
@@ -93,7 +94,7 @@ class RagTunedMemoryMiddleware(AgentMiddleware[MemoryState, Any, Any]):
         memory: Memory | Memories,
         *,
         namespace: str | NamespaceOf | None = None,
-        identity_key: str = "user_id",
+        identity_key: str = CONFIG_KEY,
         mode: Mode | str = Mode.RECALL,
         k: int = 6,
         token_budget: int = 800,

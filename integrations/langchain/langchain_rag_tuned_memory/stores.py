@@ -17,7 +17,7 @@ try:
 except ImportError as error:
     raise missing("RagTunedStore", "langgraph", "agents") from error
 
-from langchain_rag_tuned_memory.store_operations import Write, run, writes_of
+from langchain_rag_tuned_memory._store_operations import Write, run, writes_of
 
 Work = Callable[[AsyncMemory], Awaitable[list[Result]]]
 Tenant = str | Callable[[tuple[str, ...]], str]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -12,8 +12,9 @@ from langgraph.prebuilt import ToolRuntime
 from langgraph.types import interrupt
 from pydantic import Field
 
-from langchain_rag_tuned_memory.asking import Call, Plan, aask, ask
-from langchain_rag_tuned_memory.identity import Identity, NamespaceOf
+from langchain_rag_tuned_memory._identity import Identity, NamespaceOf
+from langchain_rag_tuned_memory._namespaces import CONFIG_KEY
+from langchain_rag_tuned_memory._plans import Call, Plan, aask, ask
 from rag_tuned_memory import Filter, ForgetReceipt, Memories, Memory, Recollection, RecordReceipt, Trajectory
 from rag_tuned_memory.capture import steps
 from rag_tuned_memory.errors import InvalidInput, InvalidNamespace, RagTunedMemoryError, TrajectoryNotFound
@@ -39,7 +40,7 @@ def memory_tools(
     memory: Memory | Memories,
     *,
     namespace: str | NamespaceOf | None = None,
-    identity_key: str = "user_id",
+    identity_key: str = CONFIG_KEY,
     names: Sequence[str] | None = None,
 ) -> list[BaseTool]:
     """``recall_memory``, ``remember``, ``forget_memory`` and ``memory_feedback``, or those of them that are named.
@@ -141,16 +142,15 @@ def _forgotten(ids: Sequence[str]) -> Plan[str]:
     there: list[Trajectory] = yield Call("export", {"where": wanted})
     if not there:
         raise ToolException("No such episode is in the memory. Ids are given by recall_memory.")
-    answer = interrupt(
-        {"action": "forget_memory", "question": _question(there), "episodes": [_told(one) for one in there]}
-    )
+    told = [_told(one) for one in there]
+    answer = interrupt({"action": "forget_memory", "question": _question(len(there)), "episodes": told})
     if not _confirmed(answer):
         return "Nothing was forgotten: it was not confirmed."
     receipt: ForgetReceipt = yield Call("forget", {"trajectory_ids": [one.id for one in there]})
-    tainted = (
-        f" Adapters that learned from it no longer serve: {', '.join(receipt.tainted)}." if receipt.tainted else ""
-    )
-    return f"Forgotten: {', '.join(receipt.removed) or 'nothing'}.{tainted}"
+    said = f"Forgotten: {', '.join(receipt.removed) or 'nothing'}."
+    if receipt.tainted:
+        said += f" Adapters that learned from it no longer serve: {', '.join(receipt.tainted)}."
+    return said
 
 
 def _fed_back(episode_id: str, text: str, success: bool | None) -> Plan[str]:
@@ -162,8 +162,7 @@ def _fed_back(episode_id: str, text: str, success: bool | None) -> Plan[str]:
     return "Noted."
 
 
-def _question(episodes: Iterable[Trajectory]) -> str:
-    count = len(list(episodes))
+def _question(count: int) -> str:
     return f"Forget {'this episode' if count == 1 else f'these {count} episodes'} for good?"
 
 

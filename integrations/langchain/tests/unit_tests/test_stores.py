@@ -14,7 +14,7 @@ from langgraph.runtime import Runtime
 from langgraph.store.base import GetOp, InvalidNamespaceError, PutOp, SearchOp
 
 from langchain_rag_tuned_memory import RagTunedStore
-from langchain_rag_tuned_memory.store_items import item_id
+from langchain_rag_tuned_memory._store_items import item_id
 from rag_tuned_memory import Filter, Memories, Memory, Settings
 from rag_tuned_memory.adapters import State
 from rag_tuned_memory.errors import InvalidInput, InvalidNamespace, StoreError

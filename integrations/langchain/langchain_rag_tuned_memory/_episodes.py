@@ -8,10 +8,10 @@ from uuid import uuid4
 import anyio
 from langchain_core.messages import BaseMessage, HumanMessage
 
-from langchain_rag_tuned_memory.failing import FailOpen
-from langchain_rag_tuned_memory.recording import Transcript, text_of
-from langchain_rag_tuned_memory.runs import CANCELLED, PAUSED, Ending, Run, Runs, ending_of
-from langchain_rag_tuned_memory.turns import Turn
+from langchain_rag_tuned_memory._failing import FailOpen
+from langchain_rag_tuned_memory._recording import Transcript, text_of
+from langchain_rag_tuned_memory._runs import CANCELLED, PAUSED, Ending, Run, Runs, ending_of
+from langchain_rag_tuned_memory._turns import Turn
 from rag_tuned_memory import Step, StepKind
 from rag_tuned_memory.capture import EpisodeRecorder, steps
 from rag_tuned_memory.trajectory import trajectory_id

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from langgraph.store.base import GetOp, Item, ListNamespacesOp, Op, PutOp, Result, SearchItem, SearchOp
 
-from langchain_rag_tuned_memory.store_items import (
+from langchain_rag_tuned_memory._store_items import (
     SOURCE,
     Address,
     address_of,
@@ -19,7 +19,7 @@ from langchain_rag_tuned_memory.store_items import (
     to_trajectory,
     value_of,
 )
-from langchain_rag_tuned_memory.store_matching import check_filter, in_condition, in_prefix, passes
+from langchain_rag_tuned_memory._store_matching import check_filter, in_condition, in_prefix, passes
 from rag_tuned_memory import AsyncMemory, Filter, Trajectory
 from rag_tuned_memory.errors import InvalidInput, TrajectoryNotFound
 

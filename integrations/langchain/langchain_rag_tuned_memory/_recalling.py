@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from langchain_rag_tuned_memory.asking import Call, Plan
-from langchain_rag_tuned_memory.failing import FailOpen
+from langchain_rag_tuned_memory._failing import FailOpen
+from langchain_rag_tuned_memory._plans import Call, Plan
 from rag_tuned_memory import Answer, Filter, Recollection, Route
 from rag_tuned_memory.errors import InvalidInput
 from rag_tuned_memory.recall.budget import estimate_tokens

@@ -11,7 +11,7 @@ from typing import Any
 
 from langgraph.errors import GraphBubbleUp
 
-from langchain_rag_tuned_memory.recording import Transcript
+from langchain_rag_tuned_memory._recording import Transcript
 from rag_tuned_memory import Outcome
 
 IDLE_SECONDS = 60.0

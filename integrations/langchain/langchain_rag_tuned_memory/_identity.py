@@ -8,6 +8,7 @@ from uuid import UUID
 
 from langgraph.config import get_config
 
+from langchain_rag_tuned_memory._namespaces import CONFIG_KEY, memory_of
 from rag_tuned_memory import Memories, Memory
 from rag_tuned_memory.errors import InvalidInput, InvalidNamespace
 from rag_tuned_memory.trajectory import validate_namespace
@@ -20,7 +21,7 @@ class Identity:
     """Finds the memory of a run.
 
     ``namespace`` decides where it is given, as text or as a callable. Else a ``Memory`` is its own namespace, and for
-    ``Memories`` it is looked for under ``key``: in the run's context (``context={"user_id": …}``, also as attribute),
+    ``Memories`` it is looked for under ``key``: in the run's context (``context={"namespace": …}``, also as attribute),
     then the authenticated user of the server, then ``config["configurable"]``. Context and configuration may come from
     a client, so where a server has authenticated somebody, they cannot name another one.
 
@@ -30,7 +31,7 @@ class Identity:
     """
 
     def __init__(
-        self, memory: Memory | Memories, namespace: str | NamespaceOf | None = None, *, key: str = "user_id"
+        self, memory: Memory | Memories, namespace: str | NamespaceOf | None = None, *, key: str = CONFIG_KEY
     ) -> None:
         if not isinstance(memory, Memory | Memories):
             raise InvalidInput(
@@ -61,14 +62,7 @@ class Identity:
         return self._bound(self._found(runtime, _present_config() if config is None else config))
 
     def _bound(self, namespace: str) -> Memory:
-        if isinstance(self._memory, Memories):
-            return self._memory.of(namespace)
-        if validate_namespace(namespace) != self._memory.namespace:
-            raise InvalidNamespace(
-                f"the run is of {namespace!r}, the memory of namespace {self._memory.namespace!r}",
-                remedy="Give a Memories object, which holds many namespaces.",
-            )
-        return self._memory
+        return memory_of(self._memory, validate_namespace(namespace))
 
     def _found(self, runtime: Any, config: Mapping[str, Any]) -> str:
         in_context = _member(getattr(runtime, "context", None), self._key)
@@ -82,8 +76,8 @@ class Identity:
             return _text(given, place)
         raise InvalidNamespace(
             "this run does not say whose memory it uses",
-            remedy=f"Invoke the agent with context={{{self._key!r}: …}}, or with {self._key!r} in config['configurable'];"
-            " or give namespace= (text, or a callable that is given the runtime), or a Memory instead of Memories.",
+            remedy=f"Invoke the agent with context={{{self._key!r}: …}}, or with it in config['configurable']; or give"
+            " namespace= (text, or a callable that is given the runtime), or a Memory instead of Memories.",
         )
 
     def _authenticated(self, user: Any, given: Any) -> str:

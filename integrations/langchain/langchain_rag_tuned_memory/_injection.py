@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from langchain_core.messages import SystemMessage
 
 
@@ -10,11 +12,11 @@ def with_block(system: SystemMessage | None, text: str) -> SystemMessage:
 
     What was there stays as it was, so that structured blocks keep their settings and a prompt cache its prefix.
     """
-    block = {"type": "text", "text": text}
     if system is None:
-        return SystemMessage(content=[block])
-    if isinstance(system.content, str):
-        before = [{"type": "text", "text": system.content}] if system.content else []
-    else:
-        before = list(system.content)
-    return system.model_copy(update={"content": [*before, block]})
+        return SystemMessage(content=[_block(text)])
+    before = [_block(system.content)] if isinstance(system.content, str) else system.content
+    return system.model_copy(update={"content": [*(one for one in before if one != _block("")), _block(text)]})
+
+
+def _block(text: str) -> str | dict[Any, Any]:
+    return {"type": "text", "text": text}

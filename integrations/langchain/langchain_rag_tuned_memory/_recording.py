@@ -52,14 +52,17 @@ def steps_of(message: BaseMessage, ref: str, lookup: Lookup) -> Iterator[Step]:
         return
     if isinstance(message, AIMessage) and (thought := _thought(message)):
         yield Step(kind=StepKind.THOUGHT, actor="assistant", text=steps.storable(thought), ref=steps.storable(ref))
-    actor = (
-        "assistant" if isinstance(message, AIMessage) else "user" if isinstance(message, HumanMessage) else message.type
-    )
-    said = steps.message(message.name or actor, text_of(message), ref=ref)
+    said = steps.message(message.name or _role(message), text_of(message), ref=ref)
     if said is not None:
         yield said
     if isinstance(message, AIMessage):
         yield from _calls(message, ref, lookup)
+
+
+def _role(message: BaseMessage) -> str:
+    if isinstance(message, AIMessage):
+        return "assistant"
+    return "user" if isinstance(message, HumanMessage) else message.type
 
 
 def tool_result(message: ToolMessage, called: Called) -> Step:

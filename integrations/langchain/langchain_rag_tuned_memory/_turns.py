@@ -20,7 +20,7 @@ STATE_KEY = "rag_tuned_memory"
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A turn of a conversation. ``first`` and ``last`` are ids of the human messages that began it, where it has any."""
+    """A turn of a conversation. ``first`` and ``last`` are ids of the human messages that began it, if any."""
 
     source_id: str
     first: str | None
