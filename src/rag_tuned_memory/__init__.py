@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rag_tuned_memory.capture import EpisodeRecorder
     from rag_tuned_memory.distil.policy import DistilPolicy
     from rag_tuned_memory.distil.recipe import Recipe
     from rag_tuned_memory.errors import RagTunedMemoryError
@@ -30,6 +31,7 @@ _HOMES = {
     "AsyncMemory": "memory",
     "DistilPolicy": "distil.policy",
     "DistilReport": "learning.events",
+    "EpisodeRecorder": "capture",
     "Filter": "store.base",
     "ForgetReceipt": "memory",
     "Memories": "memory",
@@ -53,6 +55,7 @@ __all__ = [
     "AsyncMemory",
     "DistilPolicy",
     "DistilReport",
+    "EpisodeRecorder",
     "Filter",
     "ForgetReceipt",
     "Memories",

@@ -17,7 +17,7 @@ from rag_tuned_memory.embedding.base import Embedder
 from rag_tuned_memory.errors import InvalidInput
 from rag_tuned_memory.learning.events import DistilReport, OnEvent
 from rag_tuned_memory.learning.worker import Round, Worker, WorkerThread
-from rag_tuned_memory.memory import forgetting, generating, recording
+from rag_tuned_memory.memory import forgetting, generating, journal, recording
 from rag_tuned_memory.memory.feedback import feedback_step
 from rag_tuned_memory.memory.intake import Given
 from rag_tuned_memory.memory.receipts import ForgetReceipt, MemoryStats, RecordReceipt
@@ -91,6 +91,14 @@ class AsyncMemory:
             StoreError: see ``errors``; nothing was stored.
         """
         return await recording.record(self._parts, self.namespace, trajectory)
+
+    async def extend(self, trajectory: Given) -> RecordReceipt:
+        """As ``record``, but what is stored under the same id keeps the steps that this one lacks.
+
+        Two steps are the same one where kind and ``call_id`` (or else ``ref``) agree: recording a run as it goes on,
+        after an interrupt, in another process or once more gives one episode. Raises as ``record`` does.
+        """
+        return await recording.extend(self._parts, self.namespace, trajectory)
 
     async def record_many(
         self, trajectories: Iterable[Given], *, progress: Callable[[RecordReceipt], None] | None = None
@@ -263,6 +271,8 @@ class AsyncMemory:
         ids = await forgetting.chosen(store, self.namespace, trajectory_ids, where)
         copies = [parts.teacher_replies(self.namespace), parts.reindexed(self.namespace)]
         runs = parts.settings.runs_dir
+        home = parts.settings.home
+        await anyio.to_thread.run_sync(lambda: journal.forget(home, self.namespace, ids))
         receipt = await forgetting.forget(store, parts.registry, runs, copies, self.namespace, ids)
         if receipt.tainted:
             await self._refresh()
@@ -271,6 +281,8 @@ class AsyncMemory:
     async def forget_all(self) -> ForgetReceipt:
         """As ``forget`` for every episode, then remove the namespace from the store. Nobody may record meanwhile."""
         store = await anyio.to_thread.run_sync(self._parts.store)
+        home = self._parts.settings.home
+        await anyio.to_thread.run_sync(lambda: journal.forget(home, self.namespace, None))
         receipt = await self.forget([stored.trajectory.id async for stored in store.scan(self.namespace)])
         await store.drop_namespace(self.namespace)
         return receipt

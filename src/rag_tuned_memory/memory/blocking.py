@@ -74,6 +74,7 @@ class Memory:
         return self._core.registry
 
     record = blocking(AsyncMemory.record)
+    extend = blocking(AsyncMemory.extend)
     record_many = blocking(AsyncMemory.record_many)
     recall = blocking(AsyncMemory.recall)
     answer = blocking(AsyncMemory.answer)
@@ -90,6 +91,7 @@ class Memory:
     reindex = blocking(AsyncMemory.reindex)
 
     arecord = awaiting(AsyncMemory.record)
+    aextend = awaiting(AsyncMemory.extend)
     arecord_many = awaiting(AsyncMemory.record_many)
     arecall = awaiting(AsyncMemory.recall)
     aanswer = awaiting(AsyncMemory.answer)

@@ -11,9 +11,10 @@ import anyio.to_thread
 from filelock import FileLock, Timeout
 
 from rag_tuned_memory.distil.naming import namespace_slug
-from rag_tuned_memory.errors import InvalidInput, RagTunedMemoryError, StoreBusy, StoreError
+from rag_tuned_memory.errors import InvalidInput, RagTunedMemoryError, StoreBusy, StoreError, TrajectoryNotFound
 from rag_tuned_memory.memory.feedback import given_feedback, with_feedback
 from rag_tuned_memory.memory.intake import Given, take_in
+from rag_tuned_memory.memory.merging import merged
 from rag_tuned_memory.memory.receipts import RecordReceipt
 from rag_tuned_memory.memory.wiring import Parts
 from rag_tuned_memory.recall.engine import Recall
@@ -33,6 +34,20 @@ async def record(parts: Parts, namespace: str, given: Given) -> RecordReceipt:
     if trajectory.id in await _replaced(engine, [trajectory]):
         return await _replace(parts, engine, trajectory)
     return RecordReceipt(trajectory.id, await engine.index(trajectory))
+
+
+async def extend(parts: Parts, namespace: str, given: Given) -> RecordReceipt:
+    """See ``AsyncMemory.extend``."""
+    new = await anyio.to_thread.run_sync(lambda: _take_in(parts, namespace, given))
+    engine = await anyio.to_thread.run_sync(parts.recall)
+    async with _updating(parts, namespace):
+        try:
+            stored = (await engine.store.get(namespace, new.id)).trajectory
+        except TrajectoryNotFound:
+            return RecordReceipt(new.id, await engine.index(new))
+        feedback = given_feedback(stored)
+        plain = stored.model_copy(update={"steps": tuple(step for step in stored.steps if step not in feedback)})
+        return RecordReceipt(new.id, await engine.index(with_feedback(merged(plain, new), feedback)))
 
 
 async def record_many(

@@ -13,6 +13,7 @@ PUBLIC = [
     "AsyncMemory",
     "DistilPolicy",
     "DistilReport",
+    "EpisodeRecorder",
     "Filter",
     "ForgetReceipt",
     "Memories",

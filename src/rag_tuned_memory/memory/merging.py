@@ -1,0 +1,41 @@
+"""Two records of one episode made one: what a resumed or replayed run adds to what is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rag_tuned_memory.trajectory import Outcome, Step, StepKind, Trajectory
+
+StepKey = tuple[StepKind, str]
+
+
+def step_key(step: Step) -> StepKey | None:
+    """What makes two steps the same one: their kind with the call's id, or else the source's own id; None: nothing."""
+    name = step.call_id or step.ref
+    return (step.kind, name) if name else None
+
+
+def merged(stored: Trajectory, new: Trajectory) -> Trajectory:
+    """``stored`` with its steps replaced by those of ``new`` that are the same ones, and the others at the end.
+
+    Goal, outcome and times are those of ``new`` where it has them; metadata is joined.
+    """
+    return Trajectory(
+        namespace=stored.namespace,
+        source=stored.source,
+        source_id=stored.source_id,
+        goal=new.goal or stored.goal,
+        outcome=stored.outcome if new.outcome == Outcome() else new.outcome,
+        started_at=stored.started_at or new.started_at,
+        ended_at=new.ended_at or stored.ended_at,
+        metadata={**stored.metadata, **new.metadata},
+        steps=_merged_steps(stored.steps, new.steps),
+    )
+
+
+def _merged_steps(stored: Sequence[Step], new: Sequence[Step]) -> tuple[Step, ...]:
+    by_key = {key: step for step in new if (key := step_key(step))}
+    kept = [by_key.get(key, step) if (key := step_key(step)) else step for step in stored]
+    there = {key for step in stored if (key := step_key(step))}
+    added = [step for step in new if (step_key(step) not in there if step_key(step) else step not in stored)]
+    return (*kept, *added)
