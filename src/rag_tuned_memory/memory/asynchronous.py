@@ -24,7 +24,7 @@ from rag_tuned_memory.memory.receipts import ForgetReceipt, MemoryStats, RecordR
 from rag_tuned_memory.memory.wiring import Parts
 from rag_tuned_memory.recall.recollection import Recollection
 from rag_tuned_memory.routing.answering import AnswerChunk
-from rag_tuned_memory.routing.base import Answer, Route
+from rag_tuned_memory.routing.base import Answer, Route, Routing
 from rag_tuned_memory.serving.base import Chunk, Generation, InferenceBackend, Message, Request
 from rag_tuned_memory.settings import Settings
 from rag_tuned_memory.store.base import NO_FILTER, EpisodeStore, Filter
@@ -216,6 +216,27 @@ class AsyncMemory:
         live = await anyio.to_thread.run_sync(self._parts.live)
         async for chunk in generating.stream(live, self.namespace, request):
             yield chunk
+
+    async def decide(
+        self, query: str, *, k: int = 4, token_budget: int | None = 320, where: Filter | None = None
+    ) -> Routing:
+        """Recall, and say how ``answer`` would answer, for a program that asks a served model by itself.
+
+        Nothing is generated; an adapter that the decision names is loaded and proven. Raises as ``answer`` does.
+        """
+        answerer = await anyio.to_thread.run_sync(self._parts.answerer)
+        return await answerer.decide(self.namespace, query, k=k, token_budget=token_budget, where=where or NO_FILTER)
+
+    async def adapter(self) -> str | None:
+        """The adapter that answers now, loaded into the backend and proven; None when none serves.
+
+        Raises:
+            ModelNotPulled: the base model is not on this machine.
+            CanaryMismatch, AdapterDamaged, BackendError: what serves by the registry cannot be loaded or trusted.
+        """
+        live = await anyio.to_thread.run_sync(self._parts.live)
+        manifest = await live.current(self.namespace)
+        return manifest.name if manifest else None
 
     async def distil(
         self,

@@ -13,7 +13,7 @@ from rag_tuned_memory.errors import AdapterNotLoaded, AdapterNotServable
 from rag_tuned_memory.recall.engine import Recall
 from rag_tuned_memory.recall.prompt import assemble
 from rag_tuned_memory.recall.recollection import Recollection
-from rag_tuned_memory.routing.base import Answer, Decision, Features, Route
+from rag_tuned_memory.routing.base import Answer, Decision, Features, Route, Routing
 from rag_tuned_memory.routing.router import Router
 from rag_tuned_memory.routing.rules import after_answer
 from rag_tuned_memory.serving.base import Generation, InferenceBackend, Request
@@ -100,6 +100,15 @@ class Answerer:
             InvalidInput: an empty query.
         """
         return await self._answers(namespace, queries, route, Limits(k, token_budget, max_new_tokens, where))
+
+    async def decide(
+        self, namespace: str, query: str, *, k: int = 4, token_budget: int | None = 320, where: Filter = NO_FILTER
+    ) -> Routing:
+        """Recall and route one query, and generate nothing."""
+        found = await self._recall.recall(
+            namespace, query, k=k, token_budget=token_budget, where=where, count_tokens=token_counter(self._backend)
+        )
+        return Routing(decision=await self._router.decide(namespace, query, found), recollection=found)
 
     async def stream(
         self,

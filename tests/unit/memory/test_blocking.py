@@ -57,6 +57,16 @@ def test_a_route_may_be_given_as_text(memory: Memory) -> None:
     assert memory.answer("which disk is full?", route="retrieval").route is Route.RETRIEVAL  # type: ignore[arg-type]
 
 
+def test_a_decision_generates_nothing(memory: Memory, backend: ScriptedBackend) -> None:
+    memory.record(episode())
+    routing = memory.decide("which disk is full?", k=2, token_budget=None)
+    assert routing.decision.route is Route.RETRIEVAL
+    assert len(routing.recollection.results) == 2
+    assert (routing.decision.features.adapter, memory.adapter()) == (None, None)
+    assert asyncio.run(memory.adecide("which disk is full?", k=2, token_budget=None)) == routing
+    assert backend.requests == []
+
+
 def test_an_iteration_that_is_left_does_not_keep_the_memory_open(settings: Settings) -> None:
     memory = Memory("operations", settings=settings)
     memory.record_many(episode(1 + n % 28, source_id=f"i{n}") for n in range(60))

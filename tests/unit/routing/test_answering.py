@@ -108,6 +108,15 @@ async def test_without_an_adapter_the_base_reads_evidence(world: World) -> None:
     assert answer.evidence.results[0].trajectory_id == HISTORY[2].id
 
 
+async def test_deciding_names_the_adapter_and_generates_nothing(world: World) -> None:
+    name = world.adopt(HISTORY)
+    routing = await world.answerer.decide("ops", f"What was the cause of {HISTORY[0].source_id}?", k=3)
+    assert (routing.decision.route, routing.decision.features.adapter) == (Route.TUNED, name)
+    assert 0 < len(routing.recollection.results) <= 3
+    assert await world.backend.adapters() == [name]
+    assert world.backend.requests == []
+
+
 async def test_a_learned_question_goes_to_the_adapter(world: World) -> None:
     name = world.adopt(HISTORY)
     query = f"What was the cause of {HISTORY[0].source_id}?"
