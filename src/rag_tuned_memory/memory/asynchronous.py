@@ -186,11 +186,13 @@ class AsyncMemory:
         temperature: float = 0.0,
         seed: int | None = None,
         stop: Sequence[str] = (),
+        pattern: str | None = None,
     ) -> Generation:
         """Continue a conversation as it is, by an adapter of this namespace or (None) the base model.
 
         Nothing is recalled or routed: this is for an agent whose own model is served here. ``adapter`` is the version
-        that serves, or one before it while that is still loaded.
+        that serves, or one before it while that is still loaded. Where ``pattern`` is given, the answer matches this
+        regular expression.
 
         Raises:
             AdapterNotFound: this namespace has no such adapter.
@@ -198,7 +200,7 @@ class AsyncMemory:
             ModelNotPulled: the base model is not on this machine.
             PromptTooLong, BackendError: see ``errors``.
         """
-        request = Request(tuple(messages), adapter, max_new_tokens, temperature, seed, tuple(stop))
+        request = Request(tuple(messages), adapter, max_new_tokens, temperature, seed, tuple(stop), pattern=pattern)
         return await generating.generate(await anyio.to_thread.run_sync(self._parts.live), self.namespace, request)
 
     async def stream_generate(
@@ -210,9 +212,10 @@ class AsyncMemory:
         temperature: float = 0.0,
         seed: int | None = None,
         stop: Sequence[str] = (),
+        pattern: str | None = None,
     ) -> AsyncIterator[Chunk]:
         """As ``generate``, in pieces; the last one carries the whole ``Generation``. Closing it stops the model."""
-        request = Request(tuple(messages), adapter, max_new_tokens, temperature, seed, tuple(stop))
+        request = Request(tuple(messages), adapter, max_new_tokens, temperature, seed, tuple(stop), pattern=pattern)
         live = await anyio.to_thread.run_sync(self._parts.live)
         async for chunk in generating.stream(live, self.namespace, request):
             yield chunk

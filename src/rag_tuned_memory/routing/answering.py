@@ -8,19 +8,17 @@ from dataclasses import dataclass, replace
 
 from rag_tuned_memory.adapters.live import LiveAdapters
 from rag_tuned_memory.distil.dialogue import general_messages, memory_messages
-from rag_tuned_memory.distil.phrasing import abstention
 from rag_tuned_memory.errors import AdapterNotLoaded, AdapterNotServable
 from rag_tuned_memory.recall.engine import Recall
 from rag_tuned_memory.recall.prompt import assemble
 from rag_tuned_memory.recall.recollection import Recollection
 from rag_tuned_memory.routing.base import Answer, Decision, Features, Route, Routing
+from rag_tuned_memory.routing.conversation import abstained
 from rag_tuned_memory.routing.router import Router
 from rag_tuned_memory.routing.rules import after_answer
 from rag_tuned_memory.serving.base import Generation, InferenceBackend, Request
 from rag_tuned_memory.serving.tokens import token_counter
 from rag_tuned_memory.store.base import NO_FILTER, Filter
-
-NOTHING = "that"
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,8 +231,7 @@ def _begun(plan: _Plan) -> Answer:
 def _answer(plan: _Plan, done: Generation | None, seconds: float) -> Answer:
     begun = _begun(plan)
     if done is None:
-        declined = abstention(", ".join(begun.features.entities) or NOTHING)
-        return begun.model_copy(update={"text": declined, "seconds": seconds})
+        return begun.model_copy(update={"text": abstained(plan.decision), "seconds": seconds})
     said = {
         "text": done.text.strip(),
         "adapter": done.adapter,

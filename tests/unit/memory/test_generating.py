@@ -26,11 +26,12 @@ def serving(memory: Memory, tmp_path: Path) -> str:
 
 
 def test_the_base_model_gets_the_conversation_as_it_is(memory: Memory, backend: ScriptedBackend) -> None:
-    done = memory.generate(ASKED, max_new_tokens=7, temperature=0.5, seed=3, stop=["zz"])
+    done = memory.generate(ASKED, max_new_tokens=7, temperature=0.5, seed=3, stop=["zz"], pattern="n.*")
     assert (done.text, done.adapter) == ("no idea", None)
     asked = backend.requests[-1]
     assert (asked.messages, asked.adapter) == (ASKED, None)
     assert (asked.max_new_tokens, asked.temperature, asked.seed, asked.stop) == (7, 0.5, 3, ("zz",))
+    assert asked.pattern == "n.*"
 
 
 def test_an_adapter_that_serves_is_loaded_and_answers(memory: Memory, serving: str) -> None:
