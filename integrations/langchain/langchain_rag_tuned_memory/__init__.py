@@ -8,16 +8,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from langchain_rag_tuned_memory.chat_models import ChatRagTuned
     from langchain_rag_tuned_memory.documents import format_documents
     from langchain_rag_tuned_memory.retrievers import RagTunedRetriever
 
 _HOMES = {
+    "ChatRagTuned": "chat_models",
     "RagTunedRetriever": "retrievers",
     "format_documents": "documents",
 }
 """The module of each public name."""
 
 __all__ = [
+    "ChatRagTuned",
     "RagTunedRetriever",
     "__version__",
     "format_documents",

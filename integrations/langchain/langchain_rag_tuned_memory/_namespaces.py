@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import ensure_config
 
@@ -18,6 +20,15 @@ def asked_namespace(given: str | None, config: RunnableConfig | None) -> str | N
         return given
     found = ensure_config(config).get("configurable", {}).get(CONFIG_KEY)
     return None if found is None else str(found)
+
+
+def with_namespace(
+    memory: Memory | Memories, own: str | None, config: RunnableConfig | None, kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    """A call's arguments with the namespace in them: further down the config is not known any more."""
+    if not isinstance(memory, Memories):
+        return kwargs
+    return {**kwargs, "namespace": asked_namespace(kwargs.get("namespace") or own, config)}
 
 
 def memory_of(memory: Memory | Memories, namespace: str | None) -> Memory:

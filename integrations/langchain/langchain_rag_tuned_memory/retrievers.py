@@ -11,7 +11,7 @@ from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableConfig
 from pydantic import Field, SkipValidation, ValidationError
 
-from langchain_rag_tuned_memory._namespaces import asked_namespace, memory_of
+from langchain_rag_tuned_memory._namespaces import memory_of, with_namespace
 from langchain_rag_tuned_memory.documents import documents
 from rag_tuned_memory.errors import InvalidInput
 from rag_tuned_memory.memory import Memories, Memory
@@ -45,17 +45,11 @@ class RagTunedRetriever(BaseRetriever):
 
     def invoke(self, input: str, config: RunnableConfig | None = None, **kwargs: Any) -> list[Document]:
         """See the class."""
-        return super().invoke(input, config, **self._named(config, kwargs))
+        return super().invoke(input, config, **with_namespace(self.memory, self.namespace, config, kwargs))
 
     async def ainvoke(self, input: str, config: RunnableConfig | None = None, **kwargs: Any) -> list[Document]:
         """See the class."""
-        return await super().ainvoke(input, config, **self._named(config, kwargs))
-
-    def _named(self, config: RunnableConfig | None, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """The arguments with the namespace in them: below here the config is not known any more."""
-        if not isinstance(self.memory, Memories):
-            return kwargs
-        return {**kwargs, "namespace": asked_namespace(kwargs.get("namespace") or self.namespace, config)}
+        return await super().ainvoke(input, config, **with_namespace(self.memory, self.namespace, config, kwargs))
 
     def _get_relevant_documents(
         self,

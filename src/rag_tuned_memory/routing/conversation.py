@@ -31,7 +31,7 @@ def directed(messages: Sequence[Message], decision: Decision, found: Recollectio
     """The turn that answers the last question of ``messages`` by the route of ``decision``.
 
     Recalled text stands fenced at the end of the system message. ``acting``: the model has tools, so it is not told
-    to answer from memory, and never abstains: it can look elsewhere.
+    to answer from memory, and never abstains: it can look elsewhere. Both forms are those that adapters are trained in.
     """
     route, whole = decision.route, tuple(messages)
     adapter = decision.features.adapter if route in (Route.TUNED, Route.BOTH) else None
@@ -41,7 +41,9 @@ def directed(messages: Sequence[Message], decision: Decision, found: Recollectio
     context = assemble(found) if told else ""
     if not acting and (decision.abstain or (route is Route.RETRIEVAL and not context)):
         return Turn(whole, abstention=abstained(decision))
-    return Turn(in_system(whole, before="" if acting else system_prompt(), after=context), adapter)
+    if acting:
+        return Turn(in_system(whole, "", context, between="\n\n"), adapter)
+    return Turn(in_system(whole, system_prompt(), context), adapter)
 
 
 def abstained(decision: Decision) -> str:
@@ -49,9 +51,9 @@ def abstained(decision: Decision) -> str:
     return abstention(", ".join(decision.features.entities) or NOTHING)
 
 
-def in_system(messages: tuple[Message, ...], *, before: str = "", after: str = "") -> tuple[Message, ...]:
+def in_system(messages: tuple[Message, ...], before: str, after: str, *, between: str = "\n") -> tuple[Message, ...]:
     """The conversation with text put around its system message, which is made where there is none."""
     own = messages[0].content if messages and messages[0].role == "system" else ""
     rest = messages[1:] if messages and messages[0].role == "system" else messages
-    system = "\n".join(part for part in (before, own, after) if part)
+    system = between.join(part for part in (before, own, after) if part)
     return (Message("system", system), *rest) if system else rest

@@ -11,11 +11,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from rag_tuned_memory.serving.base import Message
 
 OPENING, CLOSING = "<tool_call>", "</tool_call>"
 _RESULT_OPENING, _RESULT_CLOSING = "<tool_response>", "</tool_response>"
@@ -67,6 +70,41 @@ class Said(BaseModel):
     text: str
     calls: tuple[Call, ...] = ()
     bad: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One turn of a conversation with tools. ``name`` is the tool's that a ``tool`` turn has the result of."""
+
+    role: Literal["system", "user", "assistant", "tool"]
+    text: str
+    calls: tuple[Call, ...] = ()
+    name: str | None = None
+
+
+def conversation(turns: Sequence[Turn], tools: Sequence[Tool] = ()) -> tuple[Message, ...]:
+    """Turns as the chat that a model is given: one system message, the tools first; results are the user's.
+
+    What follows each other from one side is one message, which is what chat templates expect.
+    """
+    system = [told(tools), *(turn.text for turn in turns if turn.role == "system")]
+    messages = [Message("system", "\n\n".join(part for part in system if part))] if any(system) else []
+    for turn in turns:
+        if turn.role == "system":
+            continue
+        role: Literal["user", "assistant"] = "assistant" if turn.role == "assistant" else "user"
+        text = _text_of(turn)
+        if messages and messages[-1].role == role:
+            messages[-1] = Message(role, f"{messages[-1].content}\n{text}")
+        else:
+            messages.append(Message(role, text))
+    return tuple(messages)
+
+
+def _text_of(turn: Turn) -> str:
+    if turn.role == "tool":
+        return answered(turn.name, turn.text)
+    return called(turn.text, turn.calls) if turn.role == "assistant" else turn.text
 
 
 def told(tools: Sequence[Tool]) -> str:

@@ -10,6 +10,8 @@ from rag_tuned_memory.recall.recollection import Recalled, Recollection, Signals
 from rag_tuned_memory.routing.base import Decision, Features, Route
 from rag_tuned_memory.routing.conversation import Turn, directed, in_system
 from rag_tuned_memory.serving.base import Message
+from rag_tuned_memory.serving.tools import Turn as Turn_
+from rag_tuned_memory.serving.tools import conversation
 from rag_tuned_memory.store.base import Heading
 from rag_tuned_memory.trajectory import Outcome
 
@@ -80,7 +82,14 @@ def test_where_the_memory_has_nothing_it_abstains_unless_the_model_can_act(one: 
 
 
 def test_a_system_message_is_made_where_there_is_none() -> None:
-    assert in_system((USER,), after="x") == (Message("system", "x"), USER)
-    assert in_system((USER,)) == (USER,)
-    assert in_system(TALK, before="a", after="z")[0].content == "a\nbe brief\nz"
-    assert in_system((), before="a") == (Message("system", "a"),)
+    assert in_system((USER,), "", "x") == (Message("system", "x"), USER)
+    assert in_system((USER,), "", "") == (USER,)
+    assert in_system(TALK, "a", "z")[0].content == "a\nbe brief\nz"
+    assert in_system((), "a", "") == (Message("system", "a"),)
+
+
+def test_a_model_with_tools_sees_evidence_as_a_run_that_it_learned_from() -> None:
+    turn = directed(TALK, decision(Route.BOTH), FOUND, acting=True)
+    assert turn.adapter == "ops-v1"
+    shown = conversation([Turn_("system", f"be brief\n\n{assemble(FOUND)}"), Turn_("user", "x")])
+    assert turn.messages[0] == shown[0]
