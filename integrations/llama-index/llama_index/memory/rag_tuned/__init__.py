@@ -1,1 +1,38 @@
-"""llama-index on rag-tuned-memory."""
+"""llama-index on rag-tuned-memory: agents that remember, recall and learn.
+
+Importing this package imports nothing else: each public name is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llama_index.memory.rag_tuned.base import RagTunedMemory
+    from llama_index.memory.rag_tuned.block import RagTunedMemoryBlock
+    from llama_index.memory.rag_tuned.recorder import TrajectoryRecorder
+    from llama_index.memory.rag_tuned.stream import RecordedRun
+
+_HOMES = {
+    "RagTunedMemory": "base",
+    "RagTunedMemoryBlock": "block",
+    "RecordedRun": "stream",
+    "TrajectoryRecorder": "recorder",
+}
+"""The module of each public name."""
+
+__all__ = ["RagTunedMemory", "RagTunedMemoryBlock", "RecordedRun", "TrajectoryRecorder"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
