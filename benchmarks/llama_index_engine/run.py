@@ -163,7 +163,7 @@ def _rendered(episode: Trajectory) -> str:
 
 def engines(memory: Memory, home: Path) -> dict[str, BaseQueryEngine]:
     embedding = MemoryEmbedding(open_embedder(memory.settings))
-    base = RagTunedLLM(memory, model="base", max_new_tokens=ANSWER_TOKENS)
+    base = RagTunedLLM(memory, model="base", max_tokens=ANSWER_TOKENS)
     found: dict[str, BaseQueryEngine] = {}
     for name, arguments in {"plain": {}, "plain_steps": {"similarity_top_k": PLAIN_STEPS}}.items():
         stored = StorageContext.from_defaults(persist_dir=str(home / name))

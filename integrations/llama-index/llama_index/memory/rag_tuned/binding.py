@@ -38,6 +38,11 @@ class Binding:
         if isinstance(memory, Memory) and isinstance(namespace, str):
             self._own(memory, namespace)
 
+    @property
+    def base_model(self) -> str:
+        """The base model's name."""
+        return self._memory.settings.model
+
     def memory(self) -> Memory:
         """The memory of the present call. Raises InvalidNamespace where its namespace is missing, or not allowed."""
         named = self._namespace() if callable(self._namespace) else self._namespace
