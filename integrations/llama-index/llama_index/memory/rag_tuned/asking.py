@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,11 +142,3 @@ def _told(routing: Routing, *, shown: bool) -> dict[str, Any]:
 
 def _saying(text: str) -> Generation:
     return Generation(text, (), prompt_tokens=0, finish_reason="stop", adapter=None, seconds=0.0)
-
-
-def checked_chat(messages: Sequence[Any]) -> tuple[ChatMessage, ...]:
-    """``messages``, if they are a chat. Raises InvalidInput."""
-    for position, message in enumerate(messages):
-        if not isinstance(message, ChatMessage):
-            raise InvalidInput(f"a ChatMessage is needed, not {type(message).__name__}", place=f"messages.{position}")
-    return tuple(messages)

@@ -18,6 +18,7 @@ from rag_tuned_memory.serving.tools import Call, Said, Tool, Turn, pattern
 
 ToolChoice = str | bool | Mapping[str, Any] | None
 _MAY, _MUST, _NEVER = ("auto", None), ("any", "required", True), ("none", False)
+_OBSERVATION = "Observation:"
 _READ = ("text", "tool_call", "thinking", "cache", "citable", "citation")
 
 
@@ -52,9 +53,14 @@ def _turn(message: ChatMessage, names: Mapping[str, str], place: str) -> Turn:
 
 
 def question_of(chat: Sequence[ChatMessage]) -> str:
-    """What the last user's message asks, without what a memory had put into it; empty where there is none."""
-    asked = next((message for message in reversed(chat) if read.is_user(message)), None)
-    return strip_injected(read.text_of(asked)).strip() if asked else ""
+    """What the last user's message asks, without what a memory had put into it; empty where there is none.
+
+    A ReAct agent tells a tool's result as a user's message; that is no question.
+    """
+    for message in reversed(chat):
+        if read.is_user(message) and not (text := read.text_of(message)).startswith(_OBSERVATION):
+            return strip_injected(text).strip()
+    return ""
 
 
 def as_openai(tools: Sequence[BaseTool]) -> list[dict[str, Any]]:

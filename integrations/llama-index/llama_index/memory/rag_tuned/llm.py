@@ -29,7 +29,7 @@ from llama_index.core.llms.llm import ToolSelection
 from llama_index.core.tools.types import BaseTool
 from pydantic import Field, PrivateAttr
 
-from llama_index.memory.rag_tuned.asking import PER_CALL, ROUTE, Asked, Plan, call_options, checked_chat
+from llama_index.memory.rag_tuned.asking import PER_CALL, ROUTE, Asked, Plan, call_options
 from llama_index.memory.rag_tuned.binding import Binding, MemoryLike, NamespaceLike
 from llama_index.memory.rag_tuned.conversation import as_openai, selections
 from llama_index.memory.rag_tuned.telling import Shown, pieces, response
@@ -203,7 +203,7 @@ class RagTunedLLM(FunctionCallingLLM):
         memory = self._bound.memory()
         own = {name: getattr(self, name) for name in PER_CALL}
         options = call_options({**own, **given})
-        return memory, Asked(checked_chat(messages), options, self._bound.base_model, memory.namespace)
+        return memory, Asked(tuple(messages), options, self._bound.base_model, memory.namespace)
 
     def _plan(self, memory: Memory, asked: Asked) -> Plan:
         if not asked.question:
