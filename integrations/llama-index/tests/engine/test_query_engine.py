@@ -148,6 +148,7 @@ async def test_what_was_never_seen_is_declined(memory: Memory, backend: Scripted
     assert response.metadata
     assert response.metadata["abstained"] is True
     assert "INC-0000" in str(response)
+    assert (response.source_nodes, response.metadata["evidence"]) == ([], [])
     assert len(backend.requests) == before
     awaited = await engine.aquery(UNKNOWN)
     assert awaited.metadata

@@ -106,7 +106,7 @@ def _response(answer: Answer, namespace: str) -> Response:
 def _told(answer: Answer | None, namespace: str) -> tuple[list[NodeWithScore], dict[str, Any]]:
     """Source nodes and metadata of an answer, or of one that has only begun."""
     assert answer is not None
-    shown = answer.evidence
+    shown = None if answer.abstained else answer.evidence
     metadata = {
         "route": answer.route.value,
         "reason": answer.reason,
