@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from rag_tuned_memory import Memory, Recipe, Trajectory
 from rag_tuned_memory.adapters import Draft, Learned, TrainStats, Watermark
 from rag_tuned_memory.adapters.gate import MEASURES
 from rag_tuned_memory.distil.learned import LearnedFact, write_learned
+from rag_tuned_memory.embedding.base import EmbedderIdentity, Vectors
+from rag_tuned_memory.errors import ModelNotPulled
 from rag_tuned_memory.recall.prompt import has_injected
 from rag_tuned_memory.serving.base import CanaryPrompt, Fingerprint, Request
 
@@ -52,3 +56,14 @@ def adopt(memory: Memory, folder: Path, questions: list[str], **metrics: float) 
 def _fact(question: str) -> LearnedFact:
     known = {"fact_id": question, "question": question, "answer": "x", "internalised": True}
     return LearnedFact.model_validate({**known, "kind": "local", "trajectory_ids": ()})
+
+
+class NotPulled:
+    """An embedder whose weights are not on this machine."""
+
+    @property
+    def identity(self) -> EmbedderIdentity:
+        raise ModelNotPulled("its weights are not on this machine")
+
+    async def embed(self, texts: Sequence[str], *, kind: Literal["passage", "query"] = "passage") -> Vectors:
+        raise ModelNotPulled("its weights are not on this machine")

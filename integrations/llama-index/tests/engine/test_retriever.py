@@ -111,8 +111,7 @@ async def test_an_empty_query_is_told(memory: Memory, query: str) -> None:
 async def test_a_memory_that_fails_gives_nothing_and_a_warning(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
-    broken = settings.model_copy(update={"embedder": "all-MiniLM-L6-v2"})
-    with Memory("alice", settings=broken) as memory, caplog.at_level(logging.WARNING):
+    with Memory("alice", settings=settings, embedder=NotPulled()) as memory, caplog.at_level(logging.WARNING):
         retriever = RagTunedRetriever(memory)
         assert retriever.retrieve(ASKED) == []
         assert await retriever.aretrieve(ASKED) == []

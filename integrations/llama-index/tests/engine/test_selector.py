@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from adopted import adopt
+from adopted import NotPulled, adopt
 from llama_index.core import Document, MockEmbedding, VectorStoreIndex
 from llama_index.core.base.base_selector import BaseSelector, SelectorResult, SingleSelection
 from llama_index.core.llms import MockLLM
@@ -129,8 +129,7 @@ def test_without_documents_all_is_the_memory_s(memory: Memory) -> None:
 
 
 async def test_a_memory_that_fails_leaves_the_documents(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
-    broken = settings.model_copy(update={"embedder": "all-MiniLM-L6-v2"})
-    with Memory("operations", settings=broken) as memory, caplog.at_level(logging.WARNING):
+    with Memory("operations", settings=settings, embedder=NotPulled()) as memory, caplog.at_level(logging.WARNING):
         selector = RagTunedSelector(memory)
         choices = [MEMORY, MANUALS]
         for chosen in (selector.select(choices, RECORDED), await selector.aselect(choices, RECORDED)):
