@@ -175,7 +175,10 @@ class AsyncMemory:
         where: Filter | None = None,
         max_new_tokens: int = 48,
     ) -> AsyncIterator[AnswerChunk]:
-        """As ``answer``, in pieces; the last one carries the whole ``Answer``. Closing the iterator stops the model."""
+        """As ``answer``, in pieces; the last one carries the whole ``Answer``. Closing the iterator stops the model.
+
+        The first one tells by ``begun`` what is known before anything is said: route, reason, evidence, adapter.
+        """
         answerer = await anyio.to_thread.run_sync(self._parts.answerer)
         async for chunk in answerer.stream(
             self.namespace,
