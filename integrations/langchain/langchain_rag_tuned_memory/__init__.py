@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from langchain_rag_tuned_memory.chat_models import ChatRagTuned
+    from langchain_rag_tuned_memory.decisions import RagTunedDecisionModel
     from langchain_rag_tuned_memory.documents import format_documents
     from langchain_rag_tuned_memory.retrievers import RagTunedRetriever
 
 _HOMES = {
     "ChatRagTuned": "chat_models",
+    "RagTunedDecisionModel": "decisions",
     "RagTunedRetriever": "retrievers",
     "format_documents": "documents",
 }
@@ -21,6 +23,7 @@ _HOMES = {
 
 __all__ = [
     "ChatRagTuned",
+    "RagTunedDecisionModel",
     "RagTunedRetriever",
     "__version__",
     "format_documents",

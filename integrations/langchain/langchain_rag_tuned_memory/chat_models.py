@@ -12,7 +12,7 @@ from langchain_core.language_models import BaseChatModel, LangSmithParams, Langu
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable, RunnableConfig
-from pydantic import Field, SkipValidation
+from pydantic import Field
 
 from langchain_rag_tuned_memory._asking import PER_CALL, ROUTE, Asked, Plan, base_name, base_names, call_options
 from langchain_rag_tuned_memory._namespaces import memory_of, with_namespace
@@ -64,7 +64,7 @@ class ChatRagTuned(BaseChatModel):
         ModelNotPulled, BackendError, StoreError: see ``rag_tuned_memory.errors``.
     """
 
-    memory: SkipValidation[Memory | Memories] = Field(exclude=True, repr=False)
+    memory: Memory | Memories = Field(exclude=True, repr=False)
     namespace: str | None = None
     model: str = Field(default=ROUTE, min_length=1)
     k: int = Field(default=4, ge=1)

@@ -9,7 +9,7 @@ from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, Callba
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableConfig
-from pydantic import Field, SkipValidation, ValidationError
+from pydantic import Field, ValidationError
 
 from langchain_rag_tuned_memory._namespaces import memory_of, with_namespace
 from langchain_rag_tuned_memory.documents import documents
@@ -37,7 +37,7 @@ class RagTunedRetriever(BaseRetriever):
         ModelNotPulled, MissingExtra, StoreError: see ``rag_tuned_memory.errors``.
     """
 
-    memory: SkipValidation[Memory | Memories] = Field(exclude=True, repr=False)
+    memory: Memory | Memories = Field(exclude=True, repr=False)
     namespace: str | None = None
     k: int = Field(default=4, ge=1)
     token_budget: int | None = Field(default=None, ge=0)

@@ -87,6 +87,8 @@ def test_a_misspelt_argument_is_not_swallowed(filled: Memory) -> None:
 def test_a_memory_is_needed() -> None:
     with pytest.raises(ValueError, match="memory"):
         RagTunedRetriever()  # type: ignore[call-arg]
+    with pytest.raises(ValueError, match="instance of Memory"):
+        RagTunedRetriever(memory="operations")  # type: ignore[arg-type]
 
 
 class TestManyNamespaces:
