@@ -12,7 +12,7 @@ from langchain_core.language_models import BaseChatModel, LangSmithParams, Langu
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable, RunnableConfig
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from langchain_rag_tuned_memory._asking import PER_CALL, ROUTE, Asked, Plan, base_name, base_names, call_options
 from langchain_rag_tuned_memory._namespaces import memory_of, with_namespace
@@ -32,6 +32,9 @@ from rag_tuned_memory.routing.answering import AnswerChunk
 from rag_tuned_memory.routing.base import Answer
 from rag_tuned_memory.serving.base import Chunk, Generation
 from rag_tuned_memory.store.base import Filter
+
+_NOT_OURS = {"timeout", "max_retries", "api_key"}
+"""What LangChain hands to every model: connections and their limits are the backend's."""
 
 
 class ChatRagTuned(BaseChatModel):
@@ -54,7 +57,8 @@ class ChatRagTuned(BaseChatModel):
     An answer's ``response_metadata`` carries ``model_name``, ``adapter`` and ``finish_reason``, and where the memory
     decided also ``route``, ``reason``, ``abstained`` and ``evidence`` (ids of trajectories).
 
-    Answers are not kept in LangChain's cache unless ``cache`` is given: a memory changes, and forgets.
+    LangChain's standard ``timeout``, ``max_retries`` and ``api_key`` are taken and not used: connections and their limits
+    are the backend's. Answers are not kept in LangChain's cache unless ``cache`` is given: a memory changes, and forgets.
 
     Raises when called:
         InvalidNamespace: of many memories, none was named.
@@ -76,6 +80,14 @@ class ChatRagTuned(BaseChatModel):
     stop: list[str] | None = None
     streaming: bool = False
     cache: BaseCache | bool | None = Field(default=False, exclude=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, given: Any) -> Any:
+        """LangChain leaves out what a model does not know: a misspelt name would do nothing."""
+        if isinstance(given, dict) and (unknown := set(given) - set(cls.model_fields) - _NOT_OURS):
+            raise ValueError(f"unknown: {', '.join(sorted(unknown))}; allowed are {', '.join(sorted(cls.model_fields))}")
+        return given
 
     def bind_tools(
         self, tools: Sequence[Bindable], *, tool_choice: Choice = None, **kwargs: Any

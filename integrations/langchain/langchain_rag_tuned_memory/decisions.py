@@ -53,7 +53,7 @@ class RagTunedDecisionModel(BaseDecisionModel):
             without a question.
     """
 
-    model_config = ConfigDict(arbitrary_types_allowed=True)
+    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
     model: str = "routing"
     memory: Memory | Memories = Field(exclude=True, repr=False)

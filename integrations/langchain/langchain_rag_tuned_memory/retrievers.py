@@ -9,7 +9,7 @@ from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, Callba
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableConfig
-from pydantic import Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from langchain_rag_tuned_memory._namespaces import memory_of, with_namespace
 from langchain_rag_tuned_memory.documents import documents
@@ -36,6 +36,8 @@ class RagTunedRetriever(BaseRetriever):
         InvalidInput: an empty query, ``k`` below 1, a negative budget, a filter that is none.
         ModelNotPulled, MissingExtra, StoreError: see ``rag_tuned_memory.errors``.
     """
+
+    model_config = ConfigDict(extra="forbid")
 
     memory: Memory | Memories = Field(exclude=True, repr=False)
     namespace: str | None = None

@@ -242,6 +242,12 @@ class TestArguments:
         for message in both(chat, asked, stop=["idea", "zz"]):
             assert str(message.content).strip() == "no"
 
+    def test_a_misspelt_field_is_not_swallowed(self, memory: Memory) -> None:
+        with pytest.raises(ValueError, match="unknown: temprature; allowed are .*temperature"):
+            ChatRagTuned(memory=memory, temprature=1, timeout=3)  # type: ignore[call-arg]
+        with pytest.raises(ValueError, match="instance of Memory"):
+            ChatRagTuned(memory="operations")  # type: ignore[arg-type]
+
     def test_tokens_are_estimated_without_a_tokenizer(self, filled: Memory) -> None:
         model = ChatRagTuned(memory=filled)
         assert model.get_num_tokens("which disk is full?") == 6

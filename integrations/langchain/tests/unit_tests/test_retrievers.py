@@ -91,6 +91,11 @@ def test_a_memory_is_needed() -> None:
         RagTunedRetriever(memory="operations")  # type: ignore[arg-type]
 
 
+def test_a_misspelt_field_is_not_swallowed(memory: Memory) -> None:
+    with pytest.raises(ValueError, match="top_k"):
+        RagTunedRetriever(memory=memory, top_k=3)  # type: ignore[call-arg]
+
+
 class TestManyNamespaces:
     @pytest.fixture(autouse=True)
     def _two(self, memories: Memories) -> None:
