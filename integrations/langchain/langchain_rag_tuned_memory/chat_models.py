@@ -14,7 +14,16 @@ from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable, RunnableConfig
 from pydantic import Field, model_validator
 
-from langchain_rag_tuned_memory._asking import PER_CALL, ROUTE, Asked, Plan, base_name, base_names, call_options
+from langchain_rag_tuned_memory._asking import (
+    PER_CALL,
+    ROUTE,
+    Asked,
+    Plan,
+    base_name,
+    base_names,
+    call_options,
+    holds_patterns,
+)
 from langchain_rag_tuned_memory._namespaces import memory_of, with_namespace
 from langchain_rag_tuned_memory._telling import (
     PROVIDER,
@@ -57,8 +66,9 @@ class ChatRagTuned(BaseChatModel):
     An answer's ``response_metadata`` carries ``model_name``, ``adapter`` and ``finish_reason``, and where the memory
     decided also ``route``, ``reason``, ``abstained`` and ``evidence`` (ids of trajectories).
 
-    LangChain's standard ``timeout``, ``max_retries`` and ``api_key`` are taken and not used: connections and their limits
-    are the backend's. Answers are not kept in LangChain's cache unless ``cache`` is given: a memory changes, and forgets.
+    LangChain's standard ``timeout``, ``max_retries`` and ``api_key`` are taken and not used: connections and their
+    limits are the backend's. Answers are not kept in LangChain's cache unless ``cache`` is given: a memory changes, and
+    forgets.
 
     Raises when called:
         InvalidNamespace: of many memories, none was named.
@@ -86,7 +96,9 @@ class ChatRagTuned(BaseChatModel):
     def _known(cls, given: Any) -> Any:
         """LangChain leaves out what a model does not know: a misspelt name would do nothing."""
         if isinstance(given, dict) and (unknown := set(given) - set(cls.model_fields) - _NOT_OURS):
-            raise ValueError(f"unknown: {', '.join(sorted(unknown))}; allowed are {', '.join(sorted(cls.model_fields))}")
+            raise ValueError(
+                f"unknown: {', '.join(sorted(unknown))}; allowed are {', '.join(sorted(cls.model_fields))}"
+            )
         return given
 
     def bind_tools(
@@ -94,7 +106,8 @@ class ChatRagTuned(BaseChatModel):
     ) -> Runnable[LanguageModelInput, AIMessage]:
         """The model with tools to call; ``tool_choice`` is "auto", "any", "none" or a tool's name.
 
-        Calls keep to the tools' JSON schemas, by a grammar in the backend.
+        Calls keep to the tools' JSON schemas, by a grammar in the backend. An ``openai+…`` backend has none: what its
+        model writes is read all the same, but it cannot be made to call.
 
         Raises:
             InvalidInput: a tool that only its own provider can run, or a choice that is none of them.
@@ -201,7 +214,8 @@ class ChatRagTuned(BaseChatModel):
         memory = memory_of(self.memory, kwargs.pop("namespace", None) or self.namespace)
         own = {name: getattr(self, name) for name in PER_CALL}
         stop = self.stop if stop is None else stop
-        return memory, Asked(tuple(messages), call_options({**own, **kwargs, "stop": stop or ()}), base_names(memory))
+        options = call_options({**own, **kwargs, "stop": stop or ()})
+        return memory, Asked(tuple(messages), options, base_names(memory), holds_patterns(memory))
 
     @property
     def _llm_type(self) -> str:

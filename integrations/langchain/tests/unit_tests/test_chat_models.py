@@ -243,7 +243,7 @@ class TestArguments:
             assert str(message.content).strip() == "no"
 
     def test_a_misspelt_field_is_not_swallowed(self, memory: Memory) -> None:
-        with pytest.raises(ValueError, match="unknown: temprature; allowed are .*temperature"):
+        with pytest.raises(ValueError, match=r"unknown: temprature; allowed are .*temperature"):
             ChatRagTuned(memory=memory, temprature=1, timeout=3)  # type: ignore[call-arg]
         with pytest.raises(ValueError, match="instance of Memory"):
             ChatRagTuned(memory="operations")  # type: ignore[arg-type]

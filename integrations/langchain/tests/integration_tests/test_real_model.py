@@ -1,4 +1,4 @@
-"""The chat model over real weights in this process: a tiny model that knows nothing and is held to its grammar."""
+"""The chat model over real weights, here and on a server: a tiny model that knows nothing, held to its grammar."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from incidents import episode
 from langchain_rag_tuned_memory import ChatRagTuned
+from model_server import ModelServer, start, stop
 from rag_tuned_memory import Memory, Settings
 from tiny_model import build_tiny_model
 
@@ -37,10 +38,22 @@ class Verdict(BaseModel):
 
 
 @pytest.fixture(scope="module")
-def memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Memory]:
-    folder: Path = tmp_path_factory.mktemp("local")
-    model = build_tiny_model(folder / "tiny")
-    settings = Settings(home=folder / "home", cache=folder / "cache", embedder="hashing", model=str(model))
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def server(model: Path) -> Iterator[ModelServer]:
+    running = start(model)
+    yield running
+    stop(running)
+
+
+@pytest.fixture(scope="module", params=["", "tgi+{url}"], ids=["in process", "server"])
+def memory(request: pytest.FixtureRequest, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Memory]:
+    folder = tmp_path_factory.mktemp("memory")
+    backend = request.param and request.param.format(url=request.getfixturevalue("server").url)
+    settings = Settings(home=folder, cache=folder, embedder="hashing", model=str(model), backend=backend)
     with Memory("operations", settings=settings) as opened:
         opened.record(episode())
         yield opened
