@@ -38,16 +38,16 @@ def named_by_run(runtime: Any, configurable: Mapping[str, Any], key: str = CONFI
     """
     in_context = _member(getattr(runtime, "context", None), key)
     given, place = (configurable.get(key), "configurable") if in_context is None else (in_context, "context")
-    named = None if given is None else _text(given, f"{place}[{key!r}]")
+    named = None if given is None else namespace_text(given, f"{place}[{key!r}]")
     user = getattr(getattr(runtime, "server_info", None), "user", None)
     if user is None:
         return named
-    identity = _text(_member(user, "identity"), "server user")
+    identity = namespace_text(_member(user, "identity"), "server user")
     if named not in (None, identity):
         raise InvalidNamespace(
             f"the server's user is {identity!r}, but the run names {named!r}",
             place=key,
-            remedy="Leave it out, or give namespace= where you decide who may use whose memory.",
+            remedy="Leave it out, or give namespace=, and decide yourself who may use whose memory.",
         )
     return identity
 
@@ -57,7 +57,8 @@ def _member(owner: Any, name: str) -> Any:
     return owner.get(name) if isinstance(owner, Mapping) else getattr(owner, name, None)
 
 
-def _text(value: Any, place: str) -> str:
+def namespace_text(value: Any, place: str) -> str:
+    """``value`` as a namespace, numbers and UUIDs too. Raises InvalidNamespace."""
     if isinstance(value, int | UUID) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str):
@@ -71,7 +72,8 @@ def with_namespace(
     """A call's arguments with the namespace in them: further down the config is not known any more."""
     if not isinstance(memory, Memories):
         return kwargs
-    return {**kwargs, "namespace": asked_namespace(kwargs.get("namespace") or own, config)}
+    given = kwargs.get("namespace")
+    return {**kwargs, "namespace": asked_namespace(own if given is None else given, config)}
 
 
 def memory_of(memory: Memory | Memories, namespace: str | None) -> Memory:

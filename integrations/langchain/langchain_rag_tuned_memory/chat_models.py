@@ -211,7 +211,8 @@ class ChatRagTuned(BaseChatModel):
         self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]
     ) -> tuple[Memory, Asked]:
         """The memory of the call's namespace, and what is asked of it."""
-        memory = memory_of(self.memory, kwargs.pop("namespace", None) or self.namespace)
+        given = kwargs.pop("namespace", None)
+        memory = memory_of(self.memory, self.namespace if given is None else given)
         own = {name: getattr(self, name) for name in PER_CALL}
         stop = self.stop if stop is None else stop
         options = call_options({**own, **kwargs, "stop": stop or ()})

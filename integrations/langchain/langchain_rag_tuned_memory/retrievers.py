@@ -63,7 +63,7 @@ class RagTunedRetriever(BaseRetriever):
         token_budget: int | None = None,
         where: Filter | Mapping[str, Any] | None = None,
     ) -> list[Document]:
-        memory = memory_of(self.memory, namespace or self.namespace)
+        memory = memory_of(self.memory, self.namespace if namespace is None else namespace)
         return documents(memory.recall(query, **self._limits(k, token_budget, where)))
 
     async def _aget_relevant_documents(
@@ -76,7 +76,7 @@ class RagTunedRetriever(BaseRetriever):
         token_budget: int | None = None,
         where: Filter | Mapping[str, Any] | None = None,
     ) -> list[Document]:
-        memory = memory_of(self.memory, namespace or self.namespace)
+        memory = memory_of(self.memory, self.namespace if namespace is None else namespace)
         return documents(await memory.arecall(query, **self._limits(k, token_budget, where)))
 
     def _limits(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -29,6 +29,8 @@ from rag_tuned_memory.serving.base import Chunk, Generation, InferenceBackend, M
 from rag_tuned_memory.settings import Settings
 from rag_tuned_memory.store.base import NO_FILTER, EpisodeStore, Filter
 from rag_tuned_memory.trajectory import Trajectory, validate_namespace
+
+R = TypeVar("R")
 
 
 class AsyncMemory:
@@ -111,6 +113,18 @@ class AsyncMemory:
         """
         return await recording.record_many(self._parts, self.namespace, trajectories, progress)
 
+    async def get(self, trajectory_id: str) -> Trajectory:
+        """The episode with this id. Raises TrajectoryNotFound."""
+        store = await anyio.to_thread.run_sync(self._parts.store)
+        return (await store.get(self.namespace, trajectory_id)).trajectory
+
+    async def call(self, work: Callable[[AsyncMemory], Awaitable[R]]) -> R:
+        """What ``work`` returns for this memory.
+
+        For the blocking face: what takes several steps (read, decide, write) goes to the memory's thread once.
+        """
+        return await work(self)
+
     async def recall(
         self, query: str, *, k: int = 10, token_budget: int | None = None, where: Filter | None = None
     ) -> Recollection:
@@ -161,7 +175,10 @@ class AsyncMemory:
         where: Filter | None = None,
         max_new_tokens: int = 48,
     ) -> AsyncIterator[AnswerChunk]:
-        """As ``answer``, in pieces; the last one carries the whole ``Answer``. Closing the iterator stops the model."""
+        """As ``answer``, in pieces; the last one carries the whole ``Answer``. Closing the iterator stops the model.
+
+        The first one tells by ``begun`` what is known before anything is said: route, reason, evidence, adapter.
+        """
         answerer = await anyio.to_thread.run_sync(self._parts.answerer)
         async for chunk in answerer.stream(
             self.namespace,

@@ -23,10 +23,14 @@ from rag_tuned_memory.store.base import NO_FILTER, Filter
 
 @dataclass(frozen=True, slots=True)
 class AnswerChunk:
-    """A piece of a streamed answer; the last one carries the whole ``answer``."""
+    """A piece of a streamed answer; the last one carries the whole ``answer``.
+
+    The first one has ``begun``, what is known before anything is said: route, reason, evidence, adapter, no text.
+    """
 
     text: str
     answer: Answer | None = None
+    begun: Answer | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +131,7 @@ class Answerer:
         """As ``answer``, text as it is generated. There is no second try: what was said cannot be unsaid."""
         started = time.monotonic()
         plan = await self._plan(namespace, query, route, Limits(k, token_budget, max_new_tokens, where))
+        yield AnswerChunk("", begun=_begun(plan))
         if plan.request is None:
             answer = _answer(plan, None, time.monotonic() - started)
             yield AnswerChunk(answer.text)
@@ -218,18 +223,29 @@ class Answerer:
         return plans, generations
 
 
-def _answer(plan: _Plan, done: Generation | None, seconds: float) -> Answer:
+def _begun(plan: _Plan) -> Answer:
     decision = plan.decision
     shown = decision.route in (Route.RETRIEVAL, Route.BOTH)
     return Answer(
-        text=done.text.strip() if done else abstained(decision),
+        text="",
         route=decision.route,
-        abstained=done is None,
+        abstained=plan.request is None,
         reason=decision.reason,
         features=decision.features,
-        adapter=done.adapter if done else None,
+        adapter=plan.request.adapter if plan.request else None,
         evidence=plan.found if shown else None,
-        prompt_tokens=done.prompt_tokens if done else 0,
-        answer_tokens=len(done.tokens) if done else 0,
-        seconds=seconds,
     )
+
+
+def _answer(plan: _Plan, done: Generation | None, seconds: float) -> Answer:
+    begun = _begun(plan)
+    if done is None:
+        return begun.model_copy(update={"text": abstained(plan.decision), "seconds": seconds})
+    said = {
+        "text": done.text.strip(),
+        "adapter": done.adapter,
+        "prompt_tokens": done.prompt_tokens,
+        "answer_tokens": len(done.tokens),
+        "seconds": seconds,
+    }
+    return begun.model_copy(update=said)

@@ -310,6 +310,10 @@ class TestManyNamespaces:
             with pytest.raises(InvalidNamespace, match="names none"):
                 ask()
 
+    def test_an_empty_name_is_not_taken_for_none(self, memories: Memories) -> None:
+        with pytest.raises(InvalidNamespace, match="non-empty"):
+            ChatRagTuned(memory=memories, namespace="alice").invoke(QUESTION, namespace="")
+
     def test_another_namespace_s_adapter_is_not_found(self, memories: Memories, tmp_path: Path) -> None:
         name = register(memories.of("alice").registry, "alice", tmp_path, ["one"], sequence=1).name
         memories.of("alice").registry.promote(name, "good")

@@ -11,9 +11,12 @@ import langchain_rag_tuned_memory as package
 PUBLIC = [
     "ChatRagTuned",
     "RagTunedDecisionModel",
+    "RagTunedMemoryMiddleware",
     "RagTunedRetriever",
+    "RagTunedStore",
     "__version__",
     "format_documents",
+    "memory_tools",
 ]
 ONLY_NEWER = {"RagTunedDecisionModel"}
 """Needs a langchain-core that has decision models; see test_decisions."""

@@ -137,6 +137,10 @@ class TestManyNamespaces:
         with pytest.raises(InvalidNamespace, match="names none"):
             asyncio.run(retriever.ainvoke(QUERY, config))
 
+    def test_an_empty_name_is_not_taken_for_none(self, memories: Memories) -> None:
+        with pytest.raises(InvalidNamespace, match="non-empty"):
+            RagTunedRetriever(memory=memories, namespace="alice").invoke(QUERY, namespace="")
+
 
 def test_a_bound_memory_never_answers_for_another_namespace(filled: Memory) -> None:
     with pytest.raises(InvalidNamespace, match="bound to namespace 'operations'"):
