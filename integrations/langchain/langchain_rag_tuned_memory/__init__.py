@@ -12,12 +12,14 @@ if TYPE_CHECKING:
     from langchain_rag_tuned_memory.documents import format_documents
     from langchain_rag_tuned_memory.middleware import RagTunedMemoryMiddleware
     from langchain_rag_tuned_memory.retrievers import RagTunedRetriever
+    from langchain_rag_tuned_memory.stores import RagTunedStore
     from langchain_rag_tuned_memory.tools import memory_tools
 
 _HOMES = {
     "ChatRagTuned": "chat_models",
     "RagTunedMemoryMiddleware": "middleware",
     "RagTunedRetriever": "retrievers",
+    "RagTunedStore": "stores",
     "format_documents": "documents",
     "memory_tools": "tools",
 }
@@ -27,6 +29,7 @@ __all__ = [
     "ChatRagTuned",
     "RagTunedMemoryMiddleware",
     "RagTunedRetriever",
+    "RagTunedStore",
     "__version__",
     "format_documents",
     "memory_tools",

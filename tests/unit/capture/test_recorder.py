@@ -285,3 +285,18 @@ def test_steps_take_what_frameworks_hand_over() -> None:
     assert tool_result(None, {"ok": True}, call_id="c").text == '{"ok": true}'
     assert message("user", "  ", ref="1") is None
     assert failure(ValueError(), ref="1").error == "ValueError"
+
+
+def test_what_is_nested_too_deeply_is_told_as_text_and_can_be_stored(
+    recorder: EpisodeRecorder, memories: Memories
+) -> None:
+    deep: list[object] = []
+    for _ in range(5000):
+        deep = [deep]
+    circle: dict[str, object] = {}
+    circle["self"] = circle
+    episode = begin(recorder)
+    episode.put(tool_call("t", {"deep": deep, "circle": circle}, call_id="c"))
+    episode.put(tool_result("t", deep, call_id="c"))
+    recorder.finish(episode)
+    assert "nested too deeply" in str(stored(memories)[0].steps[0].arguments)
