@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import uuid4
 
-import anyio
 from langchain_core.messages import BaseMessage, HumanMessage
 
 from langchain_rag_tuned_memory._failing import FailOpen
 from langchain_rag_tuned_memory._recording import Transcript, text_of
 from langchain_rag_tuned_memory._runs import CANCELLED, PAUSED, Ending, Run, Runs, ending_of
+from langchain_rag_tuned_memory._to_its_end import to_its_end
 from langchain_rag_tuned_memory._turns import Turn
 from rag_tuned_memory import Step, StepKind
 from rag_tuned_memory.capture import EpisodeRecorder, steps
@@ -76,11 +76,11 @@ class Episodes:
         if ending is None or run.transcript is None or self._recorder is None:
             return self._stored(run, ending)
         run.owed = ending
-        with self._fail_open("store an episode", always=always), anyio.CancelScope(shield=True):
+        with self._fail_open("store an episode", always=always):
             if ending.outcome is None:
-                await self._recorder.apause(run.transcript.episode)
+                await to_its_end(self._recorder.apause(run.transcript.episode))
             else:
-                await self._recorder.afinish(run.transcript.episode, ending.outcome)
+                await to_its_end(self._recorder.afinish(run.transcript.episode, ending.outcome))
             return self._stored(run, ending)
         return False
 
