@@ -9,7 +9,7 @@ from langchain_core.messages import BaseMessage, HumanMessage
 
 from langchain_rag_tuned_memory._failing import FailOpen
 from langchain_rag_tuned_memory._recording import Transcript, text_of
-from langchain_rag_tuned_memory._runs import CANCELLED, PAUSED, Ending, Run, Runs, ending_of
+from langchain_rag_tuned_memory._runs import CANCELLED, ENDED, PAUSED, Ending, Run, Runs, ending_of
 from langchain_rag_tuned_memory._to_its_end import to_its_end
 from langchain_rag_tuned_memory._turns import Turn
 from rag_tuned_memory import Step, StepKind
@@ -93,13 +93,14 @@ class Episodes:
     def close(self) -> None:
         """Store every run that is under way, as paused where it did not end."""
         for run in self.runs.every():
-            if not self.store(run, run.owed or PAUSED, always=True):
+            if not run.stored and not self.store(run, run.owed or PAUSED, always=True):
                 break
 
     def _stored(self, run: Run, ending: Ending | None) -> bool:
         if ending is not None:
             run.owed = None
-            self.runs.ended(run)
+            if ending.rank >= ENDED.rank:
+                self.runs.ended(run)
         return True
 
     def _begin(

@@ -25,5 +25,5 @@ async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
             except asyncio.CancelledError as error:
                 cancelled = error
     if cancelled is not None:
-        raise cancelled from task.exception()
+        raise cancelled from (None if task.cancelled() else task.exception())
     return task.result()

@@ -47,7 +47,7 @@ def test_where_it_is_looked_for(
 
 @pytest.mark.parametrize("context", [None, {}, {"user": "alice"}, SimpleNamespace(), "alice"])
 def test_a_run_that_names_nobody_is_refused(memories: Memories, context: Any) -> None:
-    with pytest.raises(InvalidNamespace, match="does not say whose memory.*namespace="):
+    with pytest.raises(InvalidNamespace, match=r"does not say whose memory.*namespace="):
         Identity(memories).memory(runtime(context), {})
     with pytest.raises(InvalidNamespace):
         Identity(memories).memory(None)

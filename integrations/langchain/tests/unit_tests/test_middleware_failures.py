@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -337,6 +340,46 @@ async def test_what_is_left_open_is_stored_when_the_conversation_goes_on(memory:
         ["message user: first", "message assistant: lost?"],
         ["message user: second", "message assistant: no"],
     ]
+
+
+@pytest.mark.parametrize("ends", ["at the end of the program", "collected", "after the memory"])
+def test_what_is_left_open_by_a_program(memory: Memory, ends: str) -> None:
+    """HITL pauses are seen by nobody; the program does not close its middleware and ends all the same."""
+    program = f"""
+import gc
+from langchain.agents import create_agent
+from langchain.agents.middleware import HumanInTheLoopMiddleware
+from langchain_rag_tuned_memory import RagTunedMemoryMiddleware
+from langgraph.checkpoint.memory import InMemorySaver
+from rag_tuned_memory import Memory, Settings
+from scripted_agent import calls, script, thread
+
+def look(at: str) -> str:
+    "Look."
+    return at
+
+memory = Memory("operations", settings=Settings(home={str(memory.settings.home)!r}, embedder="hashing"))
+human = HumanInTheLoopMiddleware(interrupt_on={{"look": True}})
+own = RagTunedMemoryMiddleware(memory)
+model = script(calls(("look", {{"at": "disk"}}, "c1")))
+agent = create_agent(model, [look], middleware=[own, human], checkpointer=InMemorySaver())
+agent.invoke({{"messages": [("user", "check orion")]}}, thread())
+if {ends!r} == "collected":
+    del own, agent
+    gc.collect()
+if {ends!r} == "after the memory":
+    memory.close()
+"""
+    path = {"PYTHONPATH": ":".join([str(Path(__file__).parents[1]), *sys.path])}
+    ran = subprocess.run([sys.executable, "-c", program], env=path, capture_output=True, timeout=60, check=False)
+    assert ran.returncode == 0, ran.stderr.decode()
+    if ends == "at the end of the program":
+        assert ran.stderr == b""
+        assert len(episodes(memory)) == 1
+    next_one = RagTunedMemoryMiddleware(memory)
+    create_agent(script("hello"), middleware=[next_one]).invoke({"messages": [("user", "hello")]})
+    (left,) = [one for one in episodes(memory) if one.goal == "check orion"]
+    assert told(left) == ["message user: check orion", 'tool_call c1: look({"at": "disk"})']
 
 
 async def test_it_does_not_block_the_event_loop(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
