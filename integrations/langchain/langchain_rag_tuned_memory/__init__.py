@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from langchain_rag_tuned_memory.retrievers import RagTunedRetriever
     from langchain_rag_tuned_memory.stores import RagTunedStore
     from langchain_rag_tuned_memory.tools import memory_tools
+    from langchain_rag_tuned_memory.tracing import TrajectoryRecorder
 
 _HOMES = {
     "ChatRagTuned": "chat_models",
     "RagTunedMemoryMiddleware": "middleware",
     "RagTunedRetriever": "retrievers",
     "RagTunedStore": "stores",
+    "TrajectoryRecorder": "tracing",
     "format_documents": "documents",
     "memory_tools": "tools",
 }
@@ -30,6 +32,7 @@ __all__ = [
     "RagTunedMemoryMiddleware",
     "RagTunedRetriever",
     "RagTunedStore",
+    "TrajectoryRecorder",
     "__version__",
     "format_documents",
     "memory_tools",
