@@ -8,8 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from langchain_rag_tuned_memory.chat_history import RagTunedChatMessageHistory
     from langchain_rag_tuned_memory.chat_models import ChatRagTuned
     from langchain_rag_tuned_memory.documents import format_documents
+    from langchain_rag_tuned_memory.memory import RagTunedMemory
     from langchain_rag_tuned_memory.middleware import RagTunedMemoryMiddleware
     from langchain_rag_tuned_memory.retrievers import RagTunedRetriever
     from langchain_rag_tuned_memory.stores import RagTunedStore
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "ChatRagTuned": "chat_models",
+    "RagTunedChatMessageHistory": "chat_history",
+    "RagTunedMemory": "memory",
     "RagTunedMemoryMiddleware": "middleware",
     "RagTunedRetriever": "retrievers",
     "RagTunedStore": "stores",
@@ -29,6 +33,8 @@ _HOMES = {
 
 __all__ = [
     "ChatRagTuned",
+    "RagTunedChatMessageHistory",
+    "RagTunedMemory",
     "RagTunedMemoryMiddleware",
     "RagTunedRetriever",
     "RagTunedStore",
