@@ -190,7 +190,10 @@ def test_a_message_that_is_too_large_is_refused_whole(settings: Settings) -> Non
 
 def test_a_store_that_fails_is_no_empty_conversation(tmp_path: Path) -> None:
     (tmp_path / "memory.db").write_bytes(b"no database" * 1000)
-    with Memory("operations", settings=Settings(home=tmp_path, embedder="hashing")) as memory, pytest.raises(StoreError):
+    with (
+        Memory("operations", settings=Settings(home=tmp_path, embedder="hashing")) as memory,
+        pytest.raises(StoreError),
+    ):
         _ = RagTunedChatMessageHistory(memory, "s1").messages
 
 
