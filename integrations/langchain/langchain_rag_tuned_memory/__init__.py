@@ -10,20 +10,29 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from langchain_rag_tuned_memory.chat_models import ChatRagTuned
     from langchain_rag_tuned_memory.documents import format_documents
+    from langchain_rag_tuned_memory.middleware import RagTunedMemoryMiddleware
     from langchain_rag_tuned_memory.retrievers import RagTunedRetriever
+    from langchain_rag_tuned_memory.stores import RagTunedStore
+    from langchain_rag_tuned_memory.tools import memory_tools
 
 _HOMES = {
     "ChatRagTuned": "chat_models",
+    "RagTunedMemoryMiddleware": "middleware",
     "RagTunedRetriever": "retrievers",
+    "RagTunedStore": "stores",
     "format_documents": "documents",
+    "memory_tools": "tools",
 }
 """The module of each public name."""
 
 __all__ = [
     "ChatRagTuned",
+    "RagTunedMemoryMiddleware",
     "RagTunedRetriever",
+    "RagTunedStore",
     "__version__",
     "format_documents",
+    "memory_tools",
 ]
 
 

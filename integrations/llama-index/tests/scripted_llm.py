@@ -127,9 +127,9 @@ def _message(reply: Reply) -> ChatMessage:
 
 def _pieces(message: ChatMessage) -> list[ChatResponse]:
     """What a stream gives: the text word by word, the last piece with everything."""
-    words = (message.content or "").split(" ")
+    words = [f"{word} " for word in (message.content or "").split(" ")]
     pieces = [
-        ChatResponse(message=ChatMessage(role=message.role, content=" ".join(words[:count])), delta=words[count - 1])
+        ChatResponse(message=ChatMessage(role=message.role, content="".join(words[:count])), delta=words[count - 1])
         for count in range(1, len(words))
     ]
-    return [*pieces, ChatResponse(message=message, delta=words[-1])]
+    return [*pieces, ChatResponse(message=message, delta=words[-1].rstrip())]

@@ -10,7 +10,7 @@ from typing import Any
 
 from rag_tuned_memory.errors import InvalidTrajectory
 from rag_tuned_memory.memory.journal import Opening
-from rag_tuned_memory.memory.merging import StepKey, step_key
+from rag_tuned_memory.memory.merging import StepKey, newest, step_key
 from rag_tuned_memory.trajectory import Outcome, Step, StepKind, Trajectory
 
 CUT = " […cut: the whole was too large to be stored]"
@@ -55,7 +55,8 @@ class OpenEpisode:
             )
         step = _fitting(step, self._max_step_bytes)
         with self._lock:
-            if self._steps.get(key) != step:
+            known = self._steps.get(key)
+            if known is None or newest(known, step) is not known:
                 self._steps[key] = step
                 self.changes += 1
                 self._written(step)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -29,6 +29,8 @@ from rag_tuned_memory.serving.base import Chunk, Generation, InferenceBackend, M
 from rag_tuned_memory.settings import Settings
 from rag_tuned_memory.store.base import NO_FILTER, EpisodeStore, Filter
 from rag_tuned_memory.trajectory import Trajectory, validate_namespace
+
+R = TypeVar("R")
 
 
 class AsyncMemory:
@@ -110,6 +112,18 @@ class AsyncMemory:
         The iterable is read in a worker thread.
         """
         return await recording.record_many(self._parts, self.namespace, trajectories, progress)
+
+    async def get(self, trajectory_id: str) -> Trajectory:
+        """The episode with this id. Raises TrajectoryNotFound."""
+        store = await anyio.to_thread.run_sync(self._parts.store)
+        return (await store.get(self.namespace, trajectory_id)).trajectory
+
+    async def call(self, work: Callable[[AsyncMemory], Awaitable[R]]) -> R:
+        """What ``work`` returns for this memory.
+
+        For the blocking face: what takes several steps (read, decide, write) goes to the memory's thread once.
+        """
+        return await work(self)
 
     async def recall(
         self, query: str, *, k: int = 10, token_budget: int | None = None, where: Filter | None = None
@@ -221,14 +235,24 @@ class AsyncMemory:
             yield chunk
 
     async def decide(
-        self, query: str, *, k: int = 4, token_budget: int | None = 320, where: Filter | None = None
+        self,
+        query: str,
+        *,
+        task: bool = False,
+        k: int = 4,
+        token_budget: int | None = 320,
+        where: Filter | None = None,
     ) -> Routing:
         """Recall, and say how ``answer`` would answer, for a program that asks a served model by itself.
 
-        Nothing is generated; an adapter that the decision names is loaded and proven. Raises as ``answer`` does.
+        With ``task`` the query is something that an agent is to do: the adapter is on where it was measured to act as
+        recorded, whatever new thing the task names. Nothing is generated; an adapter that the decision names is loaded
+        and proven. Raises as ``answer`` does.
         """
         answerer = await anyio.to_thread.run_sync(self._parts.answerer)
-        return await answerer.decide(self.namespace, query, k=k, token_budget=token_budget, where=where or NO_FILTER)
+        return await answerer.decide(
+            self.namespace, query, task=task, k=k, token_budget=token_budget, where=where or NO_FILTER
+        )
 
     async def adapter(self) -> str | None:
         """The adapter that answers now, loaded into the backend and proven; None when none serves.

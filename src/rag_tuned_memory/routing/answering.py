@@ -100,13 +100,22 @@ class Answerer:
         return await self._answers(namespace, queries, route, Limits(k, token_budget, max_new_tokens, where))
 
     async def decide(
-        self, namespace: str, query: str, *, k: int = 4, token_budget: int | None = 320, where: Filter = NO_FILTER
+        self,
+        namespace: str,
+        query: str,
+        *,
+        task: bool = False,
+        k: int = 4,
+        token_budget: int | None = 320,
+        where: Filter = NO_FILTER,
     ) -> Routing:
-        """Recall and route one query, and generate nothing."""
+        """Recall and route one query, or one ``task`` of an agent, and generate nothing."""
         found = await self._recall.recall(
             namespace, query, k=k, token_budget=token_budget, where=where, count_tokens=token_counter(self._backend)
         )
-        return Routing(decision=await self._router.decide(namespace, query, found), recollection=found)
+        router = self._router
+        decision = await (router.decide_task(namespace, found) if task else router.decide(namespace, query, found))
+        return Routing(decision=decision, recollection=found)
 
     async def stream(
         self,

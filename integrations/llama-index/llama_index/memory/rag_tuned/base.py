@@ -11,7 +11,7 @@ from llama_index.core.memory.types import BaseMemory
 from pydantic import ConfigDict, Field, PrivateAttr, ValidationError, model_serializer
 
 from llama_index.memory.rag_tuned import live
-from llama_index.memory.rag_tuned.live import Link, OnError, Origin
+from llama_index.memory.rag_tuned.live import OnError, Origin
 from llama_index.memory.rag_tuned.messages import text_of
 from llama_index.memory.rag_tuned.session import Question, Session, State
 from llama_index.memory.rag_tuned.window import CountTokens, Insert, with_recalled
@@ -42,9 +42,9 @@ class RagTunedMemory(BaseMemory):
     nothing is recorded: for agents that a ``TrajectoryRecorder`` records. ``on_error="log"`` lets the agent go on where
     the memory fails.
 
-    It goes through JSON with the workflow's context. In the same process the restored one finds its memory again; in
-    another one that is opened anew, when first needed, from the settings in ``origin`` and, for secrets, the
-    environment. A copy of it is the same session.
+    It goes through JSON with the workflow's context, messages included. In the same process the restored one finds its
+    memory again; in another one that is opened anew, when first needed, from the settings in ``origin`` and, for
+    secrets, the environment. What is restored goes its own way; a copy is the same session.
 
     Raises:
         InvalidNamespace: nobody is named whose memory this is.
@@ -88,18 +88,14 @@ class RagTunedMemory(BaseMemory):
         except ValidationError as error:
             raise InvalidInput(describe(error), place="RagTunedMemory") from error
         self._count = count_tokens or estimate_tokens
-        self._session = self._opened(live.link_to(memory) if memory is not None else None, restored)
+        link = live.link_to(memory) if memory is not None else live.link_named(restored.memory) if restored else None
+        if link is not None:
+            live.namespace_of(link.memory, namespace)
+        self._session = Session(
+            self.namespace, self.session_id, count=self._count, link=link, origin=self.origin, state=restored
+        )
         if chat_history:
             self._session.replace(chat_history)
-
-    def _opened(self, link: Link | None, state: State | None) -> Session:
-        """The session: a living one where ``state`` is of its present moment, else one with what ``state`` says."""
-        found = live.living(state.id) if state is not None else None
-        known = found if found is not None and found.namespace == self.namespace else None
-        if known is not None and state is not None and known.revision == state.revision and link is None:
-            return known
-        link = link or (known.link() if known is not None else None)
-        return Session(self.namespace, self.session_id, count=self._count, link=link, origin=self.origin, state=state)
 
     @classmethod
     def class_name(cls) -> str:

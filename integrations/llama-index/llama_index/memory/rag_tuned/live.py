@@ -1,26 +1,24 @@
 """What the sessions of one process share, and how a memory is opened again from what a serialised session says.
 
 A workflow's context is serialised and restored between two runs, also within one process. These tables let a restored
-session find the memory that it was given, its recorder, and itself: a ``Memory`` cannot travel through JSON.
+session find the memory that it was given, and its recorder: neither can travel through JSON.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+import uuid
 import weakref
-from typing import TYPE_CHECKING, Literal, Self
+from typing import Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rag_tuned_memory import Memories, Memory, Settings
 from rag_tuned_memory.capture import EpisodeRecorder
-from rag_tuned_memory.errors import InvalidNamespace, RagTunedMemoryError
-from rag_tuned_memory.trajectory import validate_namespace
-
-if TYPE_CHECKING:
-    from llama_index.memory.rag_tuned.session import Session
+from rag_tuned_memory.errors import InvalidInput, InvalidNamespace, RagTunedMemoryError
+from rag_tuned_memory.trajectory import describe, validate_namespace
 
 _log = logging.getLogger(__name__)
 
@@ -87,8 +85,9 @@ def _without_login(url: str) -> str:
 class Link:
     """A memory and the one recorder of its open episodes."""
 
-    def __init__(self, memory: Memory | Memories) -> None:
+    def __init__(self, memory: Memory | Memories, name: str) -> None:
         self.memory = memory
+        self.name = name
         self.recorder = EpisodeRecorder(memory)
         self._recovering = threading.Lock()
         self._recovered = False
@@ -115,18 +114,27 @@ class Link:
 
 
 _lock = threading.Lock()
-_links: weakref.WeakValueDictionary[int, Link] = weakref.WeakValueDictionary()
-_sessions: weakref.WeakValueDictionary[str, Session] = weakref.WeakValueDictionary()
+_names: weakref.WeakKeyDictionary[Memory | Memories, str] = weakref.WeakKeyDictionary()
+_named: weakref.WeakValueDictionary[str, Memory | Memories] = weakref.WeakValueDictionary()
+_links: weakref.WeakValueDictionary[str, Link] = weakref.WeakValueDictionary()
 _opened: dict[Origin, Memories] = {}
 
 
 def link_to(memory: Memory | Memories) -> Link:
     """The link of ``memory``, the same one for all sessions of this process."""
     with _lock:
-        link = _links.get(id(memory))  # a link keeps its memory, so that its id is no other's
+        name = _names.setdefault(memory, uuid.uuid4().hex)
+        _named[name] = memory
+        link = _links.get(name)
         if link is None:
-            link = _links[id(memory)] = Link(memory)
+            link = _links[name] = Link(memory, name)
         return link
+
+
+def link_named(name: str) -> Link | None:
+    """The link with this name; None where its memory is of another process, or gone."""
+    memory = _named.get(name)
+    return link_to(memory) if memory is not None else None
 
 
 def reopened(origin: Origin) -> Link:
@@ -138,15 +146,12 @@ def reopened(origin: Origin) -> Link:
     with _lock:
         memories = _opened.get(origin)
         if memories is None:
-            memories = _opened[origin] = Memories(settings=Settings(**origin.model_dump()))
+            memories = _opened[origin] = Memories(settings=_settings(origin))
     return link_to(memories)
 
 
-def announce(session: Session) -> None:
-    """Let ``session`` be found as long as somebody uses it."""
-    _sessions[session.id] = session
-
-
-def living(session_id: str) -> Session | None:
-    """The session of this process with this id."""
-    return _sessions.get(session_id)
+def _settings(origin: Origin) -> Settings:
+    try:
+        return Settings(**origin.model_dump())
+    except ValidationError as error:
+        raise InvalidInput(describe(error), place="settings (RTM_*)", remedy="Correct or unset it.") from error

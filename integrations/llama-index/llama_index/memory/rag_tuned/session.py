@@ -43,8 +43,8 @@ class Turn(BaseModel):
 class State(BaseModel):
     """A session as JSON."""
 
-    id: str
-    revision: int
+    memory: str = ""
+    """The name of the memory in the process that it comes from."""
     messages: list[dict[str, Any]] = []
     turns: list[Turn] = []
 
@@ -74,7 +74,6 @@ class Session:
         origin: live.Origin,
         state: State | None = None,
     ) -> None:
-        self.id = uuid.uuid4().hex
         self.namespace = namespace
         self.session_id = session_id
         self.origin = origin
@@ -86,14 +85,13 @@ class Session:
         self._steps: MessageSteps | None = None
         self._ended: dict[str, OpenEpisode] = {}
         self._recalled: tuple[tuple[int, str], str] | None = None
-        self.revision = 0
-        live.announce(self)
 
     def link(self) -> live.Link:
         """The way to the memory. Raises what opening it raises."""
-        if self._link is None:
-            self._link = live.reopened(self.origin)
-        return self._link
+        link = self._link
+        if link is None:
+            link = self._link = live.reopened(self.origin)
+        return link
 
     def bind(self, link: live.Link) -> None:
         """Use this memory from now on."""
@@ -103,7 +101,8 @@ class Session:
         """What is needed to go on elsewhere."""
         with self._lock:
             messages = [to_jsonable_python(one.message, fallback=str) for one in self._kept]
-            return State(id=self.id, revision=self.revision, messages=messages, turns=self._turns)
+            name = self._link.name if self._link is not None else ""
+            return State(memory=name, messages=messages, turns=self._turns)
 
     def add(self, messages: Sequence[ChatMessage], *, on_error: live.OnError | None) -> None:
         """Take messages up; each is a step of its turn's episode at once, unless ``on_error`` is None.
@@ -114,7 +113,6 @@ class Session:
         with self._lock:
             for one in added:
                 self._kept.append(one)
-                self.revision += 1
                 if on_error is not None and not is_instruction(one.message):
                     try:
                         self._record(one.message)
@@ -128,7 +126,6 @@ class Session:
             if self._turns and not self._turns[-1].ended:
                 self._end_turn()
             self._kept, self._turns, self._steps, self._recalled = added, [], None, None
-            self.revision += 1
 
     def all(self) -> list[ChatMessage]:
         """Copies of all messages."""

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 from llama_index.core.base.llms.types import ChatMessage, MessageRole, TextBlock
 
 from llama_index.memory.rag_tuned.messages import asked, copied, is_instruction, is_result, is_user, text_of
-from rag_tuned_memory.capture.steps import jsonable
+from rag_tuned_memory.capture.steps import jsonable, storable
 
 Insert = Literal["user", "system"]
 """Where recalled text goes: into the last user message, or into a system message."""
@@ -31,7 +31,7 @@ def kept(message: ChatMessage, count: CountTokens) -> Kept:
     calls = asked(message)
     told = text_of(message) + (json.dumps(jsonable([list(call) for call in calls])) if calls else "")
     media = sum(_MEDIA_TOKENS.get(block.block_type, 0) for block in message.blocks)
-    return Kept(copied(message), media + (int(count([told])[0]) if told else 0))
+    return Kept(copied(message), media + (int(count([storable(told)])[0]) if told else 0))
 
 
 def start_of_window(messages: Sequence[Kept], limit: int) -> int:
