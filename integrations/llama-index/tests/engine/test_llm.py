@@ -439,6 +439,19 @@ async def test_a_function_agent(settings: Settings, tmp_path: Path, streaming: b
         assert all("<tool_call>" not in event.delta for event in shown)
 
 
+async def test_a_task_goes_to_an_adapter_that_was_taught_to_act(settings: Settings, tmp_path: Path) -> None:
+    with scripted(settings, acting) as memory:
+        llm = RagTunedLLM(memory)
+        adopt(memory, tmp_path, [ASKED], acting=1.0, acting_base=1.0)
+        answering, acts = await llm.achat(CHAT), await llm.achat_with_tools(TOOLS, user_msg=ASKED)
+        assert (answering.raw["route"], acts.raw["route"]) == ("tuned", "retrieval")
+        assert acts.raw["reason"] == "operations-v1 was not taught how to act"
+        assert acts.raw["evidence"][0] == FIRST.id
+        adopt(memory, tmp_path, [ASKED], acting=1.0, acting_base=0.2, acting_beside=0.9)
+        acts = llm.chat_with_tools(TOOLS, user_msg="Do what nobody ever did with INC-0000.")
+        assert (acts.raw["route"], acts.raw["adapter"]) == ("tuned", "operations-v2")
+
+
 async def test_a_tool_that_fails_is_told_to_the_model(settings: Settings) -> None:
     def purging(request: Request) -> str:
         last = request.messages[-1].content
