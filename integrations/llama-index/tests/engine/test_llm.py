@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import gc
 import json
 import logging
@@ -264,6 +265,11 @@ def test_nothing_of_the_memory_is_serialised_or_shown(settings: Settings) -> Non
             assert "s3cret" not in text
             assert "Memory(" not in text
         assert llm.to_dict()["model"] == "route"
+
+
+def test_a_copy_asks_the_same_memory(memory: Memory, adapter: str) -> None:
+    for one in (copy.deepcopy(RagTunedLLM(memory)), RagTunedLLM(memory).model_copy(update={"max_tokens": 9})):
+        assert one.chat(CHAT).raw["adapter"] == adapter
 
 
 async def test_each_user_has_his_own_adapter(memories: Memories, tmp_path: Path) -> None:
