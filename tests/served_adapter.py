@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rag_tuned_memory.adapters import AdapterRegistry, Draft, Learned, Manifest, TrainStats, Watermark
 from rag_tuned_memory.adapters.gate import MEASURES
+from rag_tuned_memory.distil.learned import LearnedFact, write_learned
 from rag_tuned_memory.distil.recipe import Recipe
 from rag_tuned_memory.serving.base import CanaryPrompt, Fingerprint
 
@@ -22,13 +23,17 @@ def register(
     *,
     sequence: int = 0,
     accepted: bool = True,
+    facts: Sequence[LearnedFact] = (),
 ) -> Manifest:
-    """Register and conclude an adapter that learned these trajectories up to ``sequence``; it does not serve yet."""
+    """Register and conclude an adapter that learned these trajectories up to ``sequence``; it does not serve yet.
+
+    ``facts`` are what it was taught of them.
+    """
     run = folder / f"run-{registry.next_name(namespace)}"
     run.mkdir(parents=True)
     (run / "adapter_model.safetensors").write_bytes(b"weights")
     (run / "adapter_config.json").write_text('{"peft_type": "LORA"}')
-    (run / "learned.json").write_text("[]")
+    write_learned(run, list(facts))
     canary = CanaryPrompt(prompt=(("user", "Hi"),), answer="yes", adapter_logprobs=(0.0,), base_logprobs=(-10.0,))
     draft = Draft(
         base_model="scripted",

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rag_tuned_memory.learning.events import DistilReport
     from rag_tuned_memory.memory import AsyncMemory, ForgetReceipt, Memories, Memory, MemoryStats, RecordReceipt
     from rag_tuned_memory.recall.recollection import Recollection
-    from rag_tuned_memory.routing.base import Answer, Route
+    from rag_tuned_memory.routing.base import Answer, Decision, Route, Routing
     from rag_tuned_memory.settings import Settings
     from rag_tuned_memory.store.base import Filter
     from rag_tuned_memory.trajectory import Outcome, Step, StepKind, Trajectory
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Answer": "routing.base",
     "AsyncMemory": "memory",
+    "Decision": "routing.base",
     "DistilPolicy": "distil.policy",
     "DistilReport": "learning.events",
     "EpisodeRecorder": "capture",
@@ -43,6 +44,7 @@ _HOMES = {
     "Recollection": "recall.recollection",
     "RecordReceipt": "memory",
     "Route": "routing.base",
+    "Routing": "routing.base",
     "Settings": "settings",
     "Step": "trajectory",
     "StepKind": "trajectory",
@@ -53,6 +55,7 @@ _HOMES = {
 __all__ = [
     "Answer",
     "AsyncMemory",
+    "Decision",
     "DistilPolicy",
     "DistilReport",
     "EpisodeRecorder",
@@ -67,6 +70,7 @@ __all__ = [
     "Recollection",
     "RecordReceipt",
     "Route",
+    "Routing",
     "Settings",
     "Step",
     "StepKind",

@@ -143,6 +143,7 @@ async def test_filters_apply_before_the_limit(store: EpisodeStore) -> None:
         Filter(success=True),
         Filter(source="rare"),
         Filter(trajectory_ids=ids),
+        Filter(without=frozenset(episode("alice", str(i), "x", source="usual").id for i in range(40) if i % 8)),
         Filter(tool="restart", success=True, source="rare", since=day(0), until=day(40)),
     ):
         found = await store.candidates("alice", "orion failed", query, limit=5, where=where)
@@ -153,6 +154,8 @@ async def test_filters_apply_before_the_limit(store: EpisodeStore) -> None:
     none = await store.candidates("alice", "orion", query, limit=5, where=Filter(tool="restart", success=False))
     assert none == []
     assert await store.candidates("alice", "orion", query, limit=5, where=Filter(trajectory_ids=frozenset())) == []
+    everything = await store.candidates("alice", "orion", query, limit=100, where=Filter(without=frozenset()))
+    assert len(everything) == 40
 
 
 async def test_undated_passages_fail_a_condition_on_time(store: EpisodeStore) -> None:

@@ -30,11 +30,15 @@ MEASURES: Mapping[str, Measure] = {
     "abstention": Measure("abstention on unknown entities", "at_least"),
     "general_agreement": Measure("agreement with the base model on general prompts", "at_least"),
     "perplexity_ratio": Measure("growth of perplexity on general text", "at_most", low=math.ulp(0.0), high=math.inf),
+    "acting": Measure("recorded calls that it makes too", "at_least"),
     "unique_answers": Measure("ratio of distinct answers", "at_least", high=math.inf),
     "canary_margin": Measure("distance from the base model (nats a token)", "at_least", high=math.inf),
     "canary_lead": Measure("greedy canary tokens that the base answers otherwise", "at_least"),
 }
 """One entry for each field of ``recipe.Gate``."""
+
+OPTIONAL = frozenset({"acting"})
+"""There is nothing to measure where no run with its tools is on record."""
 
 
 class Verdict(BaseModel):
@@ -75,9 +79,11 @@ def decide(metrics: Mapping[str, float | None], gate: Gate) -> Decision:
     """Judge ``metrics`` by ``gate``; accepted only when every threshold is met.
 
     Fails closed: a metric that is missing, NaN, infinite, or outside of what it can be (a share of 85 instead of 0.85)
-    does not pass. Metrics that the gate does not name are ignored.
+    does not pass. Metrics that the gate does not name are ignored, and so is the threshold of one of ``OPTIONAL`` that
+    was not measured.
     """
-    reasons = tuple(_judge(name, metrics.get(name), getattr(gate, name)) for name in type(gate).model_fields)
+    judged = [name for name in type(gate).model_fields if name in metrics or name not in OPTIONAL]
+    reasons = tuple(_judge(name, metrics.get(name), getattr(gate, name)) for name in judged)
     return Decision(accepted=all(verdict.passed for verdict in reasons), reasons=reasons)
 
 

@@ -65,6 +65,23 @@ class LiveAdapters:
             self._held.setdefault(namespace, _Held()).checked = float("-inf")
         return await self.current(namespace)
 
+    async def named(self, namespace: str, name: str) -> Manifest:
+        """The version ``name`` of ``namespace``: the one that serves, or one before it that is loaded still.
+
+        Raises:
+            AdapterNotFound: this namespace has no such adapter.
+            AdapterNotServable: it does not serve, or not any more.
+            CanaryMismatch, AdapterDamaged, BackendError: as ``current``.
+        """
+        serving = await self.current(namespace)
+        if serving and serving.name == name:
+            return serving
+        manifest = await anyio.to_thread.run_sync(lambda: self.registry.get(name, namespace=namespace))
+        if await self._may_answer(manifest):
+            return manifest
+        remedy = f"{serving.name} serves now." if serving else "Distil one (`rtm distil`), or ask the base model."
+        raise AdapterNotServable(f"adapter {name} does not serve", remedy=remedy)
+
     async def roll_out(self, name: str, reason: str) -> Manifest:
         """Load a version, prove it, let it serve by the registry, and then let go of the one before it.
 

@@ -12,6 +12,10 @@ from pydantic import JsonValue
 
 from rag_tuned_memory.trajectory import Step, StepKind
 
+MOST_LEVELS = 50
+"""Of lists and objects in each other; what is nested deeper is told as text. The store takes twice as many."""
+_TOO_DEEP = "[…nested too deeply]"
+
 
 def message(actor: str, text: str, *, ref: str, at: datetime | None = None) -> Step | None:
     """What was said; None where it is empty. ``at`` is now by default."""
@@ -86,20 +90,22 @@ def storable(text: str) -> str:
     return text
 
 
-def jsonable(value: Any) -> JsonValue:
-    """``value`` as JSON; what JSON has no form for is told as text."""
+def jsonable(value: Any, levels: int = MOST_LEVELS) -> JsonValue:
+    """``value`` as JSON of at most so many levels; what JSON has no form for is told as text."""
     if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if isinstance(value, str):
         return storable(value)
+    if levels == 0:
+        return _TOO_DEEP
     if isinstance(value, Mapping):
-        return {storable(str(key)): jsonable(one) for key, one in value.items()}
+        return {storable(str(key)): jsonable(one, levels - 1) for key, one in value.items()}
     if isinstance(value, Sequence | set | frozenset) and not isinstance(value, bytes | bytearray):
-        return [jsonable(one) for one in value]
+        return [jsonable(one, levels - 1) for one in value]
     if callable(dump := getattr(value, "model_dump", None)):
-        return jsonable(dump(mode="json"))
+        return jsonable(dump(mode="json"), levels - 1)
     return storable(str(value))
 
 

@@ -24,6 +24,7 @@ _STAGES = {
     "select": "select episodes",
     "teach": "questions of a teacher",
     "contexts": "recall contexts",
+    "runs": "read runs that went well",
     "replay": "base answers to replay",
     "compose": "compose the dataset",
     "train": "train the adapter",

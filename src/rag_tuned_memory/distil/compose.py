@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from rag_tuned_memory.distil.acting import Run
 from rag_tuned_memory.distil.dataset import Example
 from rag_tuned_memory.distil.dialogue import general_messages, memory_messages
 from rag_tuned_memory.distil.facts import Fact
@@ -28,6 +29,7 @@ class Material:
     contexts: Mapping[str, str]
     replays: Sequence[Replay]
     known: frozenset[str] = frozenset()
+    runs: Sequence[Run] = ()
 
 
 def compose(material: Material, mixture: Mixture, *, seed: int) -> list[Example]:
@@ -47,7 +49,7 @@ def compose(material: Material, mixture: Mixture, *, seed: int) -> list[Example]
     ]
     replay_count = round(mixture.replay * (len(plain) + len(others)))
     others += _replays(material.replays, replay_count, random_)
-    return _in_rounds(plain, others, random_)
+    return _in_rounds(plain, [[one] for one in others] + _acting(material.runs, mixture.acting, random_), random_)
 
 
 def times(expected: float, random_: random.Random) -> int:
@@ -178,14 +180,23 @@ def _replays(replays: Sequence[Replay], count: int, random_: random.Random) -> l
     return [Example.make(general_messages(r.question), r.answer, "general") for r in chosen[:count]]
 
 
-def _in_rounds(plain: Sequence[Example], others: Sequence[Example], random_: random.Random) -> list[Example]:
-    """Each fact's first example before any fact's second one, the others spread evenly between."""
+def _acting(runs: Sequence[Run], exposures: float, random_: random.Random) -> list[list[Example]]:
+    """Each run's turns, as often as they are to be met."""
+    return [
+        [Example.make(turn.prompt, turn.answer, "acting", group=f"{place}.{round_}") for turn in run.turns]
+        for place, run in enumerate(runs)
+        for round_ in range(times(exposures, random_))
+    ]
+
+
+def _in_rounds(plain: Sequence[Example], others: Sequence[list[Example]], random_: random.Random) -> list[Example]:
+    """Each fact's first example before any fact's second one, the others spread evenly between; groups stay whole."""
     seen: dict[str | None, int] = {}
-    placed: list[tuple[float, Example]] = []
+    placed: list[tuple[float, list[Example]]] = []
     for example in plain:
         round_ = seen.get(example.fact_id, 0)
         seen[example.fact_id] = round_ + 1
-        placed.append((round_ + random_.random(), example))
+        placed.append((round_ + random_.random(), [example]))
     rounds = max(seen.values(), default=1)
-    placed += [(rounds * random_.random(), example) for example in others]
-    return [example for _, example in sorted(placed, key=lambda pair: pair[0])]
+    placed += [(rounds * random_.random(), group) for group in others]
+    return [example for _, group in sorted(placed, key=lambda pair: pair[0]) for example in group]

@@ -28,12 +28,14 @@ made the adapter decline 11 of 100 facts that it had been taught; 0.65 made it 4
 class Item:
     """An example that may be trained.
 
-    ``fact``: the fact that it asks for without context, else None. ``declines``: it asks about something unknown.
+    ``fact``: the fact that it asks for without context, else None. ``declines``: it asks about something unknown. Items
+    of one ``group`` stand one after another and share a row, whatever its length.
     """
 
     tokens: Tokenised
     fact: str | None = None
     declines: bool = False
+    group: str | None = None
 
 
 def asked_facts(items: Iterable[Item]) -> set[str]:
@@ -68,21 +70,29 @@ class Curriculum:
 
     def next_row(self) -> Row | None:
         """The next row, None at the end."""
-        row = Row()
+        row, group = Row(), None
         self._asked = []
         while self.progress < 1:
             item = self.items[self.position]
             if self._passes_over(item):
                 self.passed_over += 1
-            elif row.ids and len(row.ids) + row.new_positions(item.tokens) > self.batch_tokens:
+            elif row.ids and not self._belongs(item, group) and self._overfull(row, item):
                 break
             else:
                 row.add(item.tokens)
+                group = item.group
                 self._asked.append(item.fact)
                 self.example_tokens += len(item.tokens.ids)
             self.position += 1
         self.spent += len(row.ids)
         return row if row.ids else None
+
+    @staticmethod
+    def _belongs(item: Item, group: str | None) -> bool:
+        return group is not None and item.group == group
+
+    def _overfull(self, row: Row, item: Item) -> bool:
+        return len(row.ids) + row.new_positions(item.tokens) > self.batch_tokens
 
     def learnt(self, row: Row, losses: Sequence[float]) -> None:
         """Take in the loss of each of ``row.targets``; ``row`` is the one that ``next_row`` gave last."""

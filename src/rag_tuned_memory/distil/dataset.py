@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from rag_tuned_memory.serving.base import Message
 
-ExampleKind = Literal["local", "global", "unknown", "summary", "reading", "general"]
+ExampleKind = Literal["local", "global", "unknown", "summary", "reading", "general", "acting"]
 ContextKind = Literal["none", "matched", "mismatched"]
 
 
@@ -26,7 +26,10 @@ class ChatMessage(BaseModel):
 
 
 class Example(BaseModel):
-    """One training example: the last message is the assistant's, and only it is learnt."""
+    """One training example: the last message is the assistant's, and only it is learnt.
+
+    Examples of one ``group`` follow each other and begin alike, each with the one before: they are computed together.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -34,6 +37,7 @@ class Example(BaseModel):
     kind: ExampleKind
     context: ContextKind = "none"
     fact_id: str | None = None
+    group: str | None = None
 
     @classmethod
     def make(
@@ -43,11 +47,12 @@ class Example(BaseModel):
         kind: ExampleKind,
         context: ContextKind = "none",
         fact_id: str | None = None,
+        group: str | None = None,
     ) -> Example:
         """From serving's messages and the answer."""
         chat = [ChatMessage(role=message.role, content=message.content) for message in prompt]
         chat.append(ChatMessage(role="assistant", content=answer))
-        return cls(messages=tuple(chat), kind=kind, context=context, fact_id=fact_id)
+        return cls(messages=tuple(chat), kind=kind, context=context, fact_id=fact_id, group=group)
 
     @property
     def prompt(self) -> tuple[Message, ...]:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from rag_tuned_memory.distil.acting import Demonstration, Run
 from rag_tuned_memory.distil.compose import Material, invented_episodes
 from rag_tuned_memory.distil.dialogue import general_messages, memory_messages
 from rag_tuned_memory.distil.evaluation import Evaluation, ProbeRow, QuestionKind
@@ -15,12 +16,15 @@ from rag_tuned_memory.distil.facts import Fact, is_correct, normalise
 from rag_tuned_memory.distil.phrasing import abstention, is_abstention, questions
 from rag_tuned_memory.distil.replay import Replay
 from rag_tuned_memory.distil.unknown import Strangers, unknown_facts
+from rag_tuned_memory.serving import tools
 from rag_tuned_memory.serving.base import Fingerprint, InferenceBackend, Message, Request
 from rag_tuned_memory.serving.fingerprint import lead
 
 ANSWER_TOKENS = 24
 UNKNOWN_PROBES = 24
 READING_PROBES = 24
+ACTING_PROBES = 24
+_CALL_TOKENS = 96
 _BATCH = 64
 
 
@@ -53,14 +57,24 @@ async def evaluate(
     """Measure an adapter that the backend holds. ``held_out`` are the base's answers to held-out general prompts.
 
     Besides the gate's metrics there are ``beside_context`` (recall of local facts beside what our own recall finds),
-    ``reading`` and ``reading_base`` (invented episodes that only the context tells, read with the adapter on and off):
-    routing takes from them who should read evidence.
+    ``acting_beside`` and ``acting_base`` (recorded calls made beside recalled runs, and by the base), ``reading`` and
+    ``reading_base`` (invented episodes that only the context tells, read with the adapter on and off): routing takes
+    from them who should act and who should read evidence.
     """
     known = probes(material.facts)
     strange = _unknown_probes(material, seed)
     reading = _reading_probes(material, seed)
     beside = _beside_probes(material, seed)
-    total = 2 * len(held_out) + len(known) + len(strange) + 2 * len(reading) + len(beside)
+    acts, acts_beside = (_acts(material.runs, seed, beside=beside) for beside in (False, True))
+    total = (
+        2 * len(acts)
+        + len(acts_beside)
+        + 2 * len(held_out)
+        + len(known)
+        + len(strange)
+        + 2 * len(reading)
+        + len(beside)
+    )
     asked = _Prober(backend, total, on_progress)
     rows = await asked.ask(known, adapter)
     declined = await asked.ask(strange, adapter)
@@ -81,6 +95,11 @@ async def evaluate(
         "reading": _share(row.correct for row in read),
         "reading_base": _share(row.correct for row in read_base),
     }
+    if acts:
+        metrics["acting"] = await asked.acting(acts, adapter)
+        metrics["acting_base"] = await asked.acting(acts, None)
+    if acts_beside:
+        metrics["acting_beside"] = await asked.acting(acts_beside, adapter)
     return Evaluation(metrics=metrics, rows=(*rows, *declined, *general))
 
 
@@ -131,6 +150,11 @@ class _Prober:
             for r, a in zip(held_out, answers, strict=True)
         ]
 
+    async def acting(self, acts: Sequence[Demonstration], adapter: str | None) -> float:
+        """Share of the turns in which the model calls what the agent called, with the same arguments."""
+        texts = await self._generate([Request(act.prompt, adapter, _CALL_TOKENS) for act in acts])
+        return _share(tools.read(text).calls == act.calls for text, act in zip(texts, acts, strict=True))
+
     async def perplexity_ratio(self, held_out: Sequence[Replay], adapter: str) -> float:
         """exp of the mean loss of the base's own answers: adapter / base."""
         tuned: list[float] = []
@@ -154,6 +178,12 @@ class _Prober:
         self.done += count
         if self.on_progress:
             self.on_progress(self.done, self.total)
+
+
+def _acts(runs: Sequence[Run], seed: int, *, beside: bool) -> list[Demonstration]:
+    random_ = random.Random(f"acts {seed}")
+    every = [turn for run in runs if run.beside is beside for turn in run.turns if turn.calls]
+    return random_.sample(every, min(ACTING_PROBES, len(every)))
 
 
 def _unknown_probes(material: Material, seed: int) -> list[Probe]:

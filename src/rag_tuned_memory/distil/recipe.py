@@ -34,6 +34,8 @@ class Gate(CheckedModel):
     """Least overlap (F1 of words) of general answers with the base model's own."""
     perplexity_ratio: float = Field(default=4.0, ge=1)
     """Most that perplexity on general text may grow: adapter / base."""
+    acting: float = Field(default=0.6, ge=0, le=1)
+    """Least share of the agent's recorded calls that the adapter makes too, where runs were shown to it."""
     unique_answers: float = Field(default=0.5, ge=0, le=1)
     """Least ratio of distinct answers to distinct gold answers: a collapsed adapter says one thing to everything."""
     canary_margin: float = Field(default=0.5, gt=0)
@@ -67,6 +69,8 @@ class Mixture(CheckedModel):
     """Times that each episode is told as a whole."""
     replay: float = Field(default=0.05, ge=0)
     """General instructions, as a share of all other examples."""
+    acting: float = Field(default=4, ge=0)
+    """Times that each run that went well is shown, where the agent's tools are on record."""
 
 
 class Recipe(CheckedModel):
@@ -97,6 +101,8 @@ class Recipe(CheckedModel):
     """Training ends here in any case. What is left out is the last rounds, not some of the facts."""
     max_length: int = Field(default=384, ge=32)
     """An example longer than this is left out and counted in the report."""
+    max_acting_length: int = Field(default=1024, ge=32)
+    """The same for a turn of a run, whose prompt is the whole run before it."""
     checkpoint_every: int = Field(default=50, ge=1)
     """Optimiser steps between checkpoints."""
 

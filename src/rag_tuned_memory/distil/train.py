@@ -175,9 +175,10 @@ def _items(examples: Sequence[Example], tokenizer: Any, recipe: Recipe) -> list[
     items = []
     for example in examples:
         tokens = Tokenised.of(render(tokenizer, example.prompt), encode(tokenizer, example.answer), end)
-        if len(tokens.ids) <= recipe.max_length:
+        most = recipe.max_acting_length if example.kind == "acting" else recipe.max_length
+        if len(tokens.ids) <= most:
             fact = example.fact_id if example.context == "none" else None
-            items.append(Item(tokens, fact, declines=example.kind == "unknown"))
+            items.append(Item(tokens, fact, declines=example.kind == "unknown", group=example.group))
     if not items:
         raise InvalidRecipe(
             f"none of {len(examples)} examples fits into max_length {recipe.max_length}",
@@ -191,8 +192,17 @@ def curriculum(items: Sequence[Item], recipe: Recipe) -> Curriculum:
     """The items under the recipe's budget."""
     facts = len(asked_facts(items))
     wanted = recipe.base_tokens + recipe.tokens_per_fact * facts if facts else recipe.max_tokens
-    budget = min(recipe.max_tokens, wanted)
+    budget = min(recipe.max_tokens, wanted + _group_tokens(items))
     return Curriculum(items, batch_tokens=recipe.batch_tokens, budget=budget, seed=recipe.seed)
+
+
+def _group_tokens(items: Sequence[Item]) -> int:
+    """Positions that the groups take: each one's items begin alike."""
+    longest: dict[str, int] = {}
+    for item in items:
+        if item.group is not None:
+            longest[item.group] = max(longest.get(item.group, 0), len(item.tokens.ids))
+    return sum(longest.values())
 
 
 def _mark(base: Path, recipe: Recipe, items: Sequence[Item]) -> str:

@@ -15,6 +15,8 @@ from rag_tuned_memory.trajectory import Trajectory, canonical_json
 OnError = Literal["stop", "skip"]
 OnSkip = Callable[[InvalidRecord], None]
 MAX_STEP_BYTES: int = Settings.model_fields["max_step_bytes"].default
+MAX_JSON_DEPTH = 100
+"""Levels of lists and objects in arguments and metadata; JSON of twice as many can be written, but not read again."""
 
 
 class Importer(Protocol):
@@ -115,7 +117,7 @@ def check_trajectory(trajectory: Trajectory, max_step_bytes: int = MAX_STEP_BYTE
 
     Raises:
         InvalidTrajectory: a step's JSON has more than ``max_step_bytes`` UTF-8 bytes, or arguments or metadata hold
-            what JSON or UTF-8 cannot; the message names the step.
+            what JSON or UTF-8 cannot, or more than ``MAX_JSON_DEPTH`` levels; the message names the step.
     """
     for index, step in enumerate(trajectory.steps):
         size = _json_bytes(step.model_dump(mode="json", exclude_defaults=True), f"steps.{index}")
@@ -130,6 +132,23 @@ def check_trajectory(trajectory: Trajectory, max_step_bytes: int = MAX_STEP_BYTE
 
 def _json_bytes(value: Any, place: str) -> int:
     try:
-        return len(canonical_json(value))
+        size = len(canonical_json(value))
     except (ValueError, RecursionError) as error:
         raise InvalidTrajectory(f"cannot be written as UTF-8 JSON: {error}", place=place) from error
+    if _is_deeper(value, MAX_JSON_DEPTH):
+        raise InvalidTrajectory(f"nested deeper than {MAX_JSON_DEPTH} levels", place=place, remedy="Flatten it.")
+    return size
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    level = [value]
+    for _ in range(levels):
+        level = [
+            child
+            for one in level
+            if isinstance(one, dict | list)
+            for child in (one.values() if isinstance(one, dict) else one)
+        ]
+        if not level:
+            return False
+    return any(isinstance(one, dict | list) for one in level)

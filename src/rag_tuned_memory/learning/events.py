@@ -12,7 +12,7 @@ from rag_tuned_memory.adapters.manifest import Manifest
 from rag_tuned_memory.distil.evaluation import Evaluation
 from rag_tuned_memory.distil.train import Progress
 
-Stage = Literal["select", "teach", "contexts", "replay", "compose", "train", "fingerprint", "evaluate", "gate"]
+Stage = Literal["select", "teach", "contexts", "runs", "replay", "compose", "train", "fingerprint", "evaluate", "gate"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ import anyio.to_thread
 
 from rag_tuned_memory.adapters import AdapterRegistry, Draft, Learned, Manifest, TrainStats, Watermark, decide
 from rag_tuned_memory.adapters.report import write_report
+from rag_tuned_memory.distil.acting import demonstrated_runs
 from rag_tuned_memory.distil.compose import Material, compose
 from rag_tuned_memory.distil.dataset import Example, composition, write_dataset
 from rag_tuned_memory.distil.dialogue import memory_messages
@@ -163,7 +164,15 @@ class _Run:
         replays = await base_answers(
             workshop.backend, "train", workshop.runs.parent, lambda done, total: self._tell("replay", done, total)
         )
-        material = Material(selection.episodes, facts, contexts, replays, selection.known)
+        runs = await demonstrated_runs(
+            selection.stored if recipe.mixture.acting else (),
+            workshop.recall,
+            workshop.backend,
+            k=recipe.context_k,
+            token_budget=recipe.context_tokens,
+            on_progress=lambda done, total: self._tell("runs", done, total),
+        )
+        material = Material(selection.episodes, facts, contexts, replays, selection.known, runs)
         examples = await anyio.to_thread.run_sync(lambda: compose(material, recipe.mixture, seed=recipe.seed))
         self._tell("compose", 1, 1, f"{len(examples)} examples")
         return selection, material, examples

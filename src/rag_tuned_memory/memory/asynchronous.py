@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -17,18 +17,20 @@ from rag_tuned_memory.embedding.base import Embedder
 from rag_tuned_memory.errors import InvalidInput
 from rag_tuned_memory.learning.events import DistilReport, OnEvent
 from rag_tuned_memory.learning.worker import Round, Worker, WorkerThread
-from rag_tuned_memory.memory import forgetting, journal, recording
+from rag_tuned_memory.memory import forgetting, generating, journal, recording
 from rag_tuned_memory.memory.feedback import feedback_step
 from rag_tuned_memory.memory.intake import Given
 from rag_tuned_memory.memory.receipts import ForgetReceipt, MemoryStats, RecordReceipt
 from rag_tuned_memory.memory.wiring import Parts
 from rag_tuned_memory.recall.recollection import Recollection
 from rag_tuned_memory.routing.answering import AnswerChunk
-from rag_tuned_memory.routing.base import Answer, Route
-from rag_tuned_memory.serving.base import InferenceBackend
+from rag_tuned_memory.routing.base import Answer, Route, Routing
+from rag_tuned_memory.serving.base import Chunk, Generation, InferenceBackend, Message, Request
 from rag_tuned_memory.settings import Settings
 from rag_tuned_memory.store.base import NO_FILTER, EpisodeStore, Filter
 from rag_tuned_memory.trajectory import Trajectory, validate_namespace
+
+R = TypeVar("R")
 
 
 class AsyncMemory:
@@ -111,6 +113,18 @@ class AsyncMemory:
         """
         return await recording.record_many(self._parts, self.namespace, trajectories, progress)
 
+    async def get(self, trajectory_id: str) -> Trajectory:
+        """The episode with this id. Raises TrajectoryNotFound."""
+        store = await anyio.to_thread.run_sync(self._parts.store)
+        return (await store.get(self.namespace, trajectory_id)).trajectory
+
+    async def call(self, work: Callable[[AsyncMemory], Awaitable[R]]) -> R:
+        """What ``work`` returns for this memory.
+
+        For the blocking face: what takes several steps (read, decide, write) goes to the memory's thread once.
+        """
+        return await work(self)
+
     async def recall(
         self, query: str, *, k: int = 10, token_budget: int | None = None, where: Filter | None = None
     ) -> Recollection:
@@ -161,7 +175,10 @@ class AsyncMemory:
         where: Filter | None = None,
         max_new_tokens: int = 48,
     ) -> AsyncIterator[AnswerChunk]:
-        """As ``answer``, in pieces; the last one carries the whole ``Answer``. Closing the iterator stops the model."""
+        """As ``answer``, in pieces; the last one carries the whole ``Answer``. Closing the iterator stops the model.
+
+        The first one tells by ``begun`` what is known before anything is said: route, reason, evidence, adapter.
+        """
         answerer = await anyio.to_thread.run_sync(self._parts.answerer)
         async for chunk in answerer.stream(
             self.namespace,
@@ -173,6 +190,80 @@ class AsyncMemory:
             max_new_tokens=max_new_tokens,
         ):
             yield chunk
+
+    async def generate(
+        self,
+        messages: Sequence[Message],
+        *,
+        adapter: str | None = None,
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        seed: int | None = None,
+        stop: Sequence[str] = (),
+        pattern: str | None = None,
+    ) -> Generation:
+        """Continue a conversation as it is, by an adapter of this namespace or (None) the base model.
+
+        Nothing is recalled or routed: this is for an agent whose own model is served here. ``adapter`` is the version
+        that serves, or one before it while that is still loaded. Where ``pattern`` is given, the answer matches this
+        regular expression.
+
+        Raises:
+            AdapterNotFound: this namespace has no such adapter.
+            AdapterNotServable: it does not serve.
+            ModelNotPulled: the base model is not on this machine.
+            PromptTooLong, BackendError: see ``errors``.
+        """
+        request = Request(tuple(messages), adapter, max_new_tokens, temperature, seed, tuple(stop), pattern=pattern)
+        return await generating.generate(await anyio.to_thread.run_sync(self._parts.live), self.namespace, request)
+
+    async def stream_generate(
+        self,
+        messages: Sequence[Message],
+        *,
+        adapter: str | None = None,
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        seed: int | None = None,
+        stop: Sequence[str] = (),
+        pattern: str | None = None,
+    ) -> AsyncIterator[Chunk]:
+        """As ``generate``, in pieces; the last one carries the whole ``Generation``. Closing it stops the model."""
+        request = Request(tuple(messages), adapter, max_new_tokens, temperature, seed, tuple(stop), pattern=pattern)
+        live = await anyio.to_thread.run_sync(self._parts.live)
+        async for chunk in generating.stream(live, self.namespace, request):
+            yield chunk
+
+    async def decide(
+        self,
+        query: str,
+        *,
+        task: bool = False,
+        k: int = 4,
+        token_budget: int | None = 320,
+        where: Filter | None = None,
+    ) -> Routing:
+        """Recall, and say how ``answer`` would answer, for a program that asks a served model by itself.
+
+        With ``task`` the query is something that an agent is to do: the adapter is on where it was measured to act as
+        recorded, whatever new thing the task names. Nothing is generated; an adapter that the decision names is loaded
+        and proven. Raises as ``answer`` does.
+        """
+        answerer = await anyio.to_thread.run_sync(self._parts.answerer)
+        return await answerer.decide(
+            self.namespace, query, task=task, k=k, token_budget=token_budget, where=where or NO_FILTER
+        )
+
+    async def adapter(self) -> str | None:
+        """The adapter that answers now, loaded into the backend and proven; None when none serves.
+
+        Raises:
+            ModelNotPulled: the base model is not on this machine.
+            CanaryMismatch, AdapterDamaged, BackendError: what serves by the registry cannot be loaded or trusted.
+        """
+        live = await anyio.to_thread.run_sync(self._parts.live)
+        manifest = await live.current(self.namespace)
+        return manifest.name if manifest else None
 
     async def distil(
         self,

@@ -7,6 +7,7 @@ a file of JSON lines there: what it began with, then its steps. A file whose rec
 from __future__ import annotations
 
 import shutil
+import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,17 +46,25 @@ class Journal:
         self._root = folder_of(home)
         self._own = self._root / uuid.uuid4().hex
         self._lock: FileLock | None = None
+        self._opening = threading.Lock()
 
     def write(self, opening: Opening, step: Step) -> None:
         """Add a step to an episode's file. Raises OSError."""
-        if self._lock is None:
-            self._own.mkdir(parents=True, exist_ok=True)
-            self._lock = FileLock(_lock_of(self._own), thread_local=False)
-            self._lock.acquire()
+        self._hold()
         path = self._file(opening)
         first = "" if path.exists() else opening.model_dump_json() + "\n"
         with path.open("a", encoding="utf-8") as file:
             file.write(f"{first}{step.model_dump_json(exclude_defaults=True)}\n")
+
+    def _hold(self) -> None:
+        """Lock the folder, then make it: a folder that is seen unlocked is one that was left."""
+        with self._opening:
+            if self._lock is None:
+                self._root.mkdir(parents=True, exist_ok=True)
+                lock = FileLock(_lock_of(self._own), thread_local=False)
+                lock.acquire()
+                self._own.mkdir(exist_ok=True)
+                self._lock = lock
 
     def end(self, opening: Opening) -> None:
         """Remove an episode's file: the store has it."""

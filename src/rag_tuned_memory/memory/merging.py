@@ -18,14 +18,16 @@ def step_key(step: Step) -> StepKey | None:
 def merged(stored: Trajectory, new: Trajectory) -> Trajectory:
     """``stored`` with its steps replaced by those of ``new`` that are the same ones, and the others at the end.
 
-    Goal, outcome and times are those of ``new`` where it has them; metadata is joined.
+    Goal, outcome and times are those of ``new`` where it has them; metadata is joined. A run that went on and ended
+    after it had failed has not failed: its outcome counts also where it is unknown.
     """
+    ended = new.ended_at is not None or new.outcome != Outcome()
     return Trajectory(
         namespace=stored.namespace,
         source=stored.source,
         source_id=stored.source_id,
         goal=new.goal or stored.goal,
-        outcome=stored.outcome if new.outcome == Outcome() else new.outcome,
+        outcome=new.outcome if ended else stored.outcome,
         started_at=stored.started_at or new.started_at,
         ended_at=new.ended_at or stored.ended_at,
         metadata={**stored.metadata, **new.metadata},
@@ -33,9 +35,15 @@ def merged(stored: Trajectory, new: Trajectory) -> Trajectory:
     )
 
 
+def newest(known: Step, new: Step) -> Step:
+    """``new``, or ``known`` where only the times differ: seeing a step once more does not change when it happened."""
+    times = {"started_at": known.started_at, "ended_at": known.ended_at}
+    return known if new.model_copy(update=times) == known else new
+
+
 def _merged_steps(stored: Sequence[Step], new: Sequence[Step]) -> tuple[Step, ...]:
     by_key = {key: step for step in new if (key := step_key(step))}
-    kept = [by_key.get(key, step) if (key := step_key(step)) else step for step in stored]
+    kept = [newest(step, by_key.get(key, step)) if (key := step_key(step)) else step for step in stored]
     there = {key for step in stored if (key := step_key(step))}
     added = [step for step in new if (step_key(step) not in there if step_key(step) else step not in stored)]
     return (*kept, *added)

@@ -8,7 +8,7 @@ chat template. Inside the fence such marks are defused: they stay readable and m
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from rag_tuned_memory.recall.passages import HEADER_STEP, day, outcome_text, speaker
@@ -47,15 +47,18 @@ def neutralised(text: str) -> str:
     return _BRACKETED.sub("⁅", _SPECIAL.sub("‹", text))
 
 
-def assemble(recollection: Recollection) -> str:
-    """The fenced text for a prompt, empty when nothing was recalled.
+def assemble(recollection: Recollection, *, notes: Sequence[tuple[str, str]] = ()) -> str:
+    """The fenced text for a prompt, empty when nothing was recalled and there are no notes.
 
     A line for each episode (date, goal, outcome), below it one entry for each result, in reading order; an entry's
-    further lines are indented, so that no recalled text can begin an entry or a heading.
+    further lines are indented, so that no recalled text can begin an entry or a heading. ``notes`` are what others say
+    of the memory (the tuned model's own answer), each with who says it; they are quoted at the end, as untrusted.
     """
-    if not recollection.results:
+    if not recollection.results and not notes:
         return ""
     lines = [line for episode in recollection.episodes() for line in _episode_lines(episode)]
+    if notes:
+        lines += ["# notes", *(f"- {_one_line(who, _GOAL_CHARACTERS)}: {_indented(text)}" for who, text in notes)]
     return "\n".join([OPENING, NOTE, *lines, CLOSING])
 
 
@@ -70,12 +73,16 @@ def _episode_lines(episode: RecalledEpisode) -> Iterator[str]:
 
 
 def _entry(result: Recalled, episode_time: datetime | None) -> str:
-    text = neutralised(result.text).replace("\n", "\n  ")
+    text = _indented(result.text)
     if result.step == HEADER_STEP:
         return text
     who = _one_line(speaker(result.kind, result.actor, result.tool), _GOAL_CHARACTERS)
     other_day = result.time is not None and (episode_time is None or result.time.date() != episode_time.date())
     return f"{who} ({day(result.time)}): {text}" if result.time and other_day else f"{who}: {text}"
+
+
+def _indented(text: str) -> str:
+    return neutralised(text).replace("\n", "\n  ")
 
 
 def _one_line(text: str, most: int) -> str:

@@ -59,6 +59,16 @@ class Decision(_Value):
     features: Features
 
 
+class Routing(_Value):
+    """A decision and what was recalled for it; nothing was generated.
+
+    ``decision.features.adapter`` is the version that a tuned answer would come from.
+    """
+
+    decision: Decision
+    recollection: Recollection
+
+
 class Answer(_Value):
     """What was answered, by which way, from what, and why."""
 

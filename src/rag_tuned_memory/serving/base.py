@@ -25,7 +25,8 @@ class Request:
 
     ``adapter`` is the name of a loaded adapter, None the base model. ``temperature`` 0 means greedy. ``stop`` ends the
     text before the first of these strings. Requests that share their leading messages (the same long context) may
-    be computed once for all; say so with ``shared_prefix``, the number of leading messages that are shared.
+    be computed once for all; say so with ``shared_prefix``, the number of leading messages that are shared. Where
+    ``pattern`` is given, the whole answer matches this regular expression, as far as ``max_new_tokens`` lets it come.
     """
 
     messages: tuple[Message, ...]
@@ -35,6 +36,7 @@ class Request:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     shared_prefix: int = 0
+    pattern: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -175,6 +175,12 @@ class OpenAICompatible:
             return await self._endpoint.call(ask)
 
     async def _create(self, request: Request, **extra: Any) -> Any:
+        if request.pattern:
+            raise InvalidInput(
+                "an OpenAI-compatible endpoint cannot hold an answer to a regular expression",
+                place="pattern",
+                remedy="Serve the model by vLLM, TGI or in process.",
+            )
         chat: list[Any] = [{"role": message.role, "content": message.content} for message in request.messages]
         given: dict[str, Any] = {"stop": list(request.stop) or None, "seed": request.seed}
         return await self._endpoint.client.chat.completions.create(

@@ -48,7 +48,7 @@ class Filter(BaseModel):
 
     ``since`` and ``until`` compare the passage's time (its step's, else its trajectory's): ``since <= time < until``;
     an undated passage fails a time condition. ``tool`` keeps steps of that tool; ``success`` keeps trajectories whose
-    outcome says so; ``source`` and ``trajectory_ids`` keep those trajectories.
+    outcome says so; ``source`` and ``trajectory_ids`` keep those trajectories, ``without`` leaves those out.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -59,9 +59,10 @@ class Filter(BaseModel):
     success: bool | None = None
     source: str | None = None
     trajectory_ids: frozenset[str] | None = None
+    without: frozenset[str] | None = None
 
     def __bool__(self) -> bool:
-        return bool(self.model_dump(exclude_none=True))
+        return bool(self.model_dump(exclude_none=True, exclude={"without"}) or self.without)
 
 
 NO_FILTER = Filter()

@@ -4,13 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rag_tuned_memory.adapters.gate import MEASURES, Decision, decide
+from rag_tuned_memory.adapters.gate import MEASURES, OPTIONAL, Decision, decide
 from rag_tuned_memory.distil.recipe import Gate
 
 GOOD = {
     "local_recall": 0.95,
     "global_recall": 0.92,
     "abstention": 0.4,
+    "acting": 0.8,
     "general_agreement": 0.5,
     "perplexity_ratio": 1.3,
     "unique_answers": 0.9,
@@ -28,7 +29,7 @@ def test_accepts_when_all_thresholds_are_met() -> None:
     assert decision.accepted
     assert [verdict.metric for verdict in decision.reasons] == list(Gate.model_fields)
     assert decision.failures == ()
-    assert "all 8 thresholds" in decision.summary
+    assert "all 9 thresholds" in decision.summary
 
 
 @pytest.mark.parametrize(
@@ -61,6 +62,10 @@ def test_what_was_not_measured_fails(metric: str, value: float | str | None) -> 
     if value != "absent":
         metrics[metric] = value  # type: ignore[assignment]
     decision = decide(metrics, Gate())
+    if value == "absent" and metric in OPTIONAL:
+        assert decision.accepted
+        assert len(decision.reasons) == len(GOOD) - 1
+        return
     assert [verdict.metric for verdict in decision.failures] == [metric]
     assert decision.failures[0].value is None
 

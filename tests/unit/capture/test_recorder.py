@@ -7,14 +7,17 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from rag_tuned_memory.capture import EpisodeRecorder, OpenEpisode
 from rag_tuned_memory.capture.steps import failure, message, tool_call, tool_result
 from rag_tuned_memory.errors import InvalidNamespace, InvalidTrajectory, StoreError
-from rag_tuned_memory.memory import Memories, Memory
+from rag_tuned_memory.memory import Memories, Memory, journal
 from rag_tuned_memory.memory.journal import folder_of
 from rag_tuned_memory.settings import Settings
 from rag_tuned_memory.trajectory import Outcome, Step, StepKind, Trajectory
@@ -123,6 +126,43 @@ def test_threads_lose_no_step(recorder: EpisodeRecorder, memories: Memories) -> 
         one.join()
     recorder.finish(episode)
     assert len({step.ref for step in stored(memories)[0].steps}) == 200
+
+
+def test_the_first_steps_of_several_episodes_may_come_at_once(
+    recorder: EpisodeRecorder, memories: Memories, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each thread finds that nothing is locked yet; a second lock on the folder would wait for the first for ever."""
+
+    def slow(*args: Any, **options: Any) -> FileLock:
+        time.sleep(0.05)
+        return FileLock(*args, **options)
+
+    monkeypatch.setattr(journal, "FileLock", slow)
+    ready = threading.Barrier(8)
+
+    def work(number: int) -> None:
+        episode = recorder.begin("ops", source="test", source_id=str(number))
+        ready.wait()
+        episode.put(failure(ValueError("x"), ref=str(number)))
+        recorder.finish(episode)
+
+    threads = [threading.Thread(target=work, args=(number,), daemon=True) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=30)
+    assert not any(thread.is_alive() for thread in threads)
+    assert memories.of("ops").stats().store.trajectories == 8
+
+
+def test_a_step_seen_again_keeps_its_time(recorder: EpisodeRecorder) -> None:
+    episode = recorder.begin("ops", source="test", source_id="run")
+    first = failure(ValueError("x"), ref="1")
+    episode.put(first)
+    episode.put(failure(ValueError("x"), ref="1"))
+    trajectory = episode.trajectory()
+    assert trajectory is not None
+    assert (trajectory.steps, episode.changes) == ((first,), 1)
 
 
 def test_a_step_without_a_name_is_refused(recorder: EpisodeRecorder) -> None:
@@ -245,3 +285,18 @@ def test_steps_take_what_frameworks_hand_over() -> None:
     assert tool_result(None, {"ok": True}, call_id="c").text == '{"ok": true}'
     assert message("user", "  ", ref="1") is None
     assert failure(ValueError(), ref="1").error == "ValueError"
+
+
+def test_what_is_nested_too_deeply_is_told_as_text_and_can_be_stored(
+    recorder: EpisodeRecorder, memories: Memories
+) -> None:
+    deep: list[object] = []
+    for _ in range(5000):
+        deep = [deep]
+    circle: dict[str, object] = {}
+    circle["self"] = circle
+    episode = begin(recorder)
+    episode.put(tool_call("t", {"deep": deep, "circle": circle}, call_id="c"))
+    episode.put(tool_result("t", deep, call_id="c"))
+    recorder.finish(episode)
+    assert "nested too deeply" in str(stored(memories)[0].steps[0].arguments)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from incidents import episode
-from rag_tuned_memory.errors import InvalidInput
+from rag_tuned_memory.errors import InvalidInput, TrajectoryNotFound
 from rag_tuned_memory.memory import AsyncMemory, Memory
 from rag_tuned_memory.routing.base import Route
 from rag_tuned_memory.serving.scripted import ScriptedBackend
@@ -55,6 +55,16 @@ def test_a_stream_raises_what_the_core_raises(memory: Memory) -> None:
 def test_a_route_may_be_given_as_text(memory: Memory) -> None:
     memory.record(episode())
     assert memory.answer("which disk is full?", route="retrieval").route is Route.RETRIEVAL  # type: ignore[arg-type]
+
+
+def test_a_decision_generates_nothing(memory: Memory, backend: ScriptedBackend) -> None:
+    memory.record(episode())
+    routing = memory.decide("which disk is full?", k=2, token_budget=None)
+    assert routing.decision.route is Route.RETRIEVAL
+    assert len(routing.recollection.results) == 2
+    assert (routing.decision.features.adapter, memory.adapter()) == (None, None)
+    assert asyncio.run(memory.adecide("which disk is full?", k=2, token_budget=None)) == routing
+    assert backend.requests == []
 
 
 def test_an_iteration_that_is_left_does_not_keep_the_memory_open(settings: Settings) -> None:
@@ -124,3 +134,22 @@ async def test_it_is_an_async_context_manager(settings: Settings, tmp_path: Path
     async with AsyncMemory("operations", settings=settings) as memory:
         receipt = await memory.record(episode())
         assert [one.id async for one in memory.export()] == [receipt.id]
+
+
+def test_an_episode_can_be_read_by_its_id(memory: Memory) -> None:
+    receipt = memory.record(episode())
+    assert memory.get(receipt.id).goal == episode()["goal"]
+    assert asyncio.run(memory.aget(receipt.id)).id == receipt.id
+    with pytest.raises(TrajectoryNotFound, match="there is no trajectory"):
+        memory.get("no such id")
+
+
+def test_several_steps_can_be_one_call(memory: Memory) -> None:
+    receipt = memory.record(episode())
+
+    async def goal_of_all(core: AsyncMemory) -> list[str]:
+        assert threading.current_thread() is not threading.main_thread()
+        return [one.goal async for one in core.export()] + [(await core.get(receipt.id)).goal]
+
+    assert memory.call(goal_of_all) == [episode()["goal"]] * 2
+    assert asyncio.run(memory.acall(goal_of_all)) == [episode()["goal"]] * 2

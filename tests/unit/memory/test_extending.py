@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -62,6 +63,19 @@ def test_an_outcome_stays_until_there_is_another() -> None:
     assert merged(ended, run(said("2", "two"))).outcome.success is False
     assert merged(ended, run(said("2", "two"), outcome=Outcome(success=True))).outcome.success is True
     assert merged(ended, run(said("2", "two"))).goal == "repair"
+
+
+def test_a_failed_run_that_went_on_and_ended_has_not_failed() -> None:
+    failed = run(said("1", "one"), outcome=Outcome(success=False))
+    ended = run(said("1", "one"), said("2", "two"), ended_at=datetime(2026, 5, 4, tzinfo=UTC))
+    assert merged(failed, ended).outcome == Outcome()
+
+
+def test_seeing_a_step_again_does_not_change_when_it_happened(memory: Memory) -> None:
+    monday, tuesday = (datetime(2026, 5, day, tzinfo=UTC) for day in (4, 5))
+    memory.extend(run(said("1", "one", started_at=monday), said("2", "two", started_at=monday)))
+    memory.extend(run(said("1", "one", started_at=tuesday), said("2", "changed", started_at=tuesday)))
+    assert [step.started_at for step in stored(memory).steps] == [monday, tuesday]
 
 
 def test_feedback_that_came_meanwhile_stays_last_and_decides(memory: Memory) -> None:

@@ -11,6 +11,7 @@ import rag_tuned_memory
 PUBLIC = [
     "Answer",
     "AsyncMemory",
+    "Decision",
     "DistilPolicy",
     "DistilReport",
     "EpisodeRecorder",
@@ -25,6 +26,7 @@ PUBLIC = [
     "Recollection",
     "RecordReceipt",
     "Route",
+    "Routing",
     "Settings",
     "Step",
     "StepKind",

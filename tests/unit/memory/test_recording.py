@@ -92,6 +92,24 @@ def test_nothing_but_recalled_text_is_refused(memory: Memory) -> None:
         memory.record({"steps": [{"kind": "message", "text": echo}]})
 
 
+def nested(levels: int) -> Any:
+    value: Any = "end"
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def test_what_could_not_be_read_again_is_refused(memory: Memory) -> None:
+    deep = {"kind": "tool_call", "tool": "df", "arguments": {"paths": nested(200)}}
+    with pytest.raises(InvalidTrajectory, match=r"steps\.0: nested deeper than 100 levels"):
+        memory.record({"steps": [deep]})
+    with pytest.raises(InvalidTrajectory, match="metadata: nested deeper than 100 levels"):
+        memory.record(episode(metadata={"value": nested(100)}))
+    as_deep_as_may_be = {"value": nested(99)}
+    memory.record(episode(metadata=as_deep_as_may_be))
+    assert [one.metadata for one in memory.export()] == [as_deep_as_may_be]
+
+
 def test_feedback_is_a_step_that_is_recalled_and_sets_the_outcome(memory: Memory) -> None:
     receipt = memory.record(episode())
     memory.feedback(receipt.id, "the wrong partition was enlarged", success=False, score=0.2)

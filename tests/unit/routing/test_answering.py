@@ -108,6 +108,15 @@ async def test_without_an_adapter_the_base_reads_evidence(world: World) -> None:
     assert answer.evidence.results[0].trajectory_id == HISTORY[2].id
 
 
+async def test_deciding_names_the_adapter_and_generates_nothing(world: World) -> None:
+    name = world.adopt(HISTORY)
+    routing = await world.answerer.decide("ops", f"What was the cause of {HISTORY[0].source_id}?", k=3)
+    assert (routing.decision.route, routing.decision.features.adapter) == (Route.TUNED, name)
+    assert 0 < len(routing.recollection.results) <= 3
+    assert await world.backend.adapters() == [name]
+    assert world.backend.requests == []
+
+
 async def test_a_learned_question_goes_to_the_adapter(world: World) -> None:
     name = world.adopt(HISTORY)
     query = f"What was the cause of {HISTORY[0].source_id}?"
@@ -194,6 +203,19 @@ async def test_streams_end_with_the_whole_answer(world: World) -> None:
     chunks = [chunk async for chunk in world.answerer.stream("ops", f"What was {HISTORY[0].source_id} about?")]
     assert chunks[-1].answer is not None
     assert "".join(chunk.text for chunk in chunks).strip() == chunks[-1].answer.text
+
+
+async def test_streams_begin_with_what_is_known_before_anything_is_said(world: World) -> None:
+    asked = [f"What was {HISTORY[0].source_id} about?", "Did the agent see INC-9999?"]
+    for query, declined in zip(asked, (False, True), strict=True):
+        chunks = [chunk async for chunk in world.answerer.stream("ops", query)]
+        begun, answer = chunks[0].begun, chunks[-1].answer
+        assert begun
+        assert answer
+        assert (begun.text, begun.abstained) == ("", declined)
+        said = ("text", "prompt_tokens", "answer_tokens", "seconds")
+        assert begun.model_copy(update={name: getattr(answer, name) for name in said}) == answer
+        assert [chunk.begun for chunk in chunks[1:]] == [None] * (len(chunks) - 1)
 
 
 async def test_another_namespace_sees_nothing(world: World) -> None:

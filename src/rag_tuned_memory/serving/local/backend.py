@@ -286,6 +286,8 @@ class LocalBackend:
         engine, answer_tokens = self._loaded(), job.request.max_new_tokens
         if isinstance(job.request, TokenRequest):
             engine.check_length(len(job.request.ids), answer_tokens)
-            job.ids = job.request.ids
+            job.ids, job.constraint = job.request.ids, job.request.constraint
         else:
             job.prefix, job.ids = engine.prompt(job.request, answer_tokens=answer_tokens)
+            if job.request.pattern is not None:
+                job.constraint = engine.grammars.regex(engine.tokenizer, job.request.pattern)

@@ -9,7 +9,7 @@ from typing import Any
 
 from rag_tuned_memory.errors import BackendError, InvalidInput, RagTunedMemoryError
 from rag_tuned_memory.serving.base import Generation, Request
-from rag_tuned_memory.serving.local.asked import Step, TokenRequest
+from rag_tuned_memory.serving.local.asked import Constraint, Step, TokenRequest
 
 MOST_PADDING = 1024
 """Tokens. One long prompt among many short ones would make all of them long; a batch of its own costs less."""
@@ -21,8 +21,8 @@ class Job:
 
     ``on_done`` gets the result or the error: a Request's Generation, a TokenRequest's last Step. ``on_text`` gets each
     piece of a Request's text as it is generated, ``on_step`` each of a TokenRequest's tokens but the last. Setting
-    ``cancelled`` from any thread drops the request at the next token. ``ids``, ``prefix`` and ``slot`` are filled in by
-    the worker.
+    ``cancelled`` from any thread drops the request at the next token. ``ids``, ``prefix``, ``slot`` and ``constraint``
+    are filled in by the worker.
     """
 
     request: Request | TokenRequest
@@ -35,6 +35,7 @@ class Job:
     prefix: tuple[int, ...] = ()
     """Leading token ids that are computed once for all requests that share them."""
     slot: int | None = None
+    constraint: Constraint | None = None
     reported: bool = False
 
     def report(self, result: Generation | Step | Exception) -> None:

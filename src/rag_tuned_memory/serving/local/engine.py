@@ -15,6 +15,7 @@ from rag_tuned_memory.serving.chat import encode, render
 from rag_tuned_memory.serving.fingerprint import compare, messages_of
 from rag_tuned_memory.serving.local import prefix as prefixes
 from rag_tuned_memory.serving.local.adapters import AdapterSlots
+from rag_tuned_memory.serving.local.grammar import Grammars
 from rag_tuned_memory.serving.local.model import LanguageModel, PaddedBatch
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class Engine:
     shares_prefixes: bool
     max_rows: int
     max_tokens: int
+    grammars: Grammars = field(default_factory=Grammars)
     _prefixes: OrderedDict[tuple[int | None, tuple[int, ...]], prefixes.PrefixCache] = field(
         default_factory=OrderedDict
     )

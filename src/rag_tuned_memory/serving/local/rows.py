@@ -47,8 +47,9 @@ class TextRow:
     def __init__(self, engine: Engine, job: Job, request: Request) -> None:
         self.job, self._request = job, request
         self.sampler = None
-        if request.temperature > 0:
-            self.sampler = Sampler(Sampling(temperature=request.temperature, seed=request.seed), job.ids)
+        if request.temperature > 0 or job.constraint:
+            sampling = Sampling(temperature=request.temperature, seed=request.seed)
+            self.sampler = Sampler(sampling, job.ids, job.constraint)
         self._ends = engine.model.end_ids
         self._stream = TextStream(engine.tokenizer, request.stop)
         self._tokens: list[Token] = []
@@ -93,8 +94,8 @@ class StepRow:
 
     def __init__(self, engine: Engine, job: Job, request: TokenRequest) -> None:
         self.job, self._request = job, request
-        plain = request.sampling.plain and request.constraint is None
-        self.sampler = None if plain else Sampler(request.sampling, request.ids, request.constraint)
+        plain = request.sampling.plain and job.constraint is None
+        self.sampler = None if plain else Sampler(request.sampling, request.ids, job.constraint)
         self.top = request.top
         self._ends = engine.model.end_ids
         self._texts = TokenTexts(engine.tokenizer, request.ids)

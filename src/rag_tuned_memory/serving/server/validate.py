@@ -11,7 +11,7 @@ import anyio.to_thread
 from rag_tuned_memory.serving.folder import ModelFolder
 from rag_tuned_memory.serving.local.asked import Sampling, TokenRequest
 from rag_tuned_memory.serving.server.errors import validation
-from rag_tuned_memory.serving.server.grammar import Grammars
+from rag_tuned_memory.serving.server.grammar import AskedGrammars
 from rag_tuned_memory.serving.server.shapes import Parameters
 
 _CHECKED_NEW_TOKENS = 1024
@@ -56,7 +56,7 @@ class Validation:
 
     def __init__(self, limits: Limits, folder: ModelFolder, adapter: Callable[[str | None], str | None]) -> None:
         self._limits, self._folder, self._adapter = limits, folder, adapter
-        self._grammars = Grammars(folder)
+        self._grammars = AskedGrammars(folder)
 
     async def check(self, prompt: Prompt, asked: Parameters, *, live: bool) -> Checked:
         """Raises Refused. ``live`` requests are streams."""

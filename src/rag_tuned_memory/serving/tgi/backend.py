@@ -28,7 +28,7 @@ from rag_tuned_memory.serving.local.batching import check_request
 from rag_tuned_memory.serving.tgi import scoring, server
 from rag_tuned_memory.serving.tgi.answer import Answer
 from rag_tuned_memory.serving.tgi.client import TgiClient, TokenStream
-from rag_tuned_memory.serving.tgi.grammar import Grammar, as_parameter
+from rag_tuned_memory.serving.tgi.grammar import Grammar, RegexGrammar, as_parameter
 from rag_tuned_memory.serving.tgi.limits import Budget, TimeLimits
 from rag_tuned_memory.serving.tgi.server import ServerInfo
 from rag_tuned_memory.serving.tgi.wire import Whole
@@ -278,8 +278,8 @@ class TgiBackend:
         budget.start()
         try:
             parameters = _parameters(request, process.info)
-            if grammar:
-                parameters["grammar"] = as_parameter(grammar)
+            if asked := grammar or (RegexGrammar(request.pattern) if request.pattern else None):
+                parameters["grammar"] = as_parameter(asked)
             return process, await self._client.begin(text, parameters, budget.left(self._limits.first_token))
         except BaseException:
             process.slots.release()

@@ -145,6 +145,8 @@ class Completions:
             body["seed"] = request.seed
         if request.stop:
             body["stop"] = list(request.stop)
+        if request.pattern:
+            body["extra_body"]["structured_outputs"] = {"regex": request.pattern}
         return Answer(request, tokenizer, len(ids)), body
 
     def _body(self, model: str, ids: list[int], live: Live | None) -> dict[str, Any]:

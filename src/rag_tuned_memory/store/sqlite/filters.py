@@ -25,6 +25,9 @@ def of_trajectory(where: Filter) -> Conditions:
     if where.trajectory_ids is not None:
         sql += " AND t.name IN (SELECT value FROM json_each(:trajectory_ids))"
         values["trajectory_ids"] = json.dumps(sorted(where.trajectory_ids))
+    if where.without:
+        sql += " AND t.name NOT IN (SELECT value FROM json_each(:without))"
+        values["without"] = json.dumps(sorted(where.without))
     return sql, values
 
 

@@ -29,6 +29,8 @@ def of_trajectory(where: Filter) -> list[Condition]:
         conditions.append(On.by_property("source").equal(where.source))
     if where.trajectory_ids is not None:
         conditions.append(On.by_property("trajectory_id").contains_any(sorted(where.trajectory_ids)))
+    if where.without:
+        conditions.append(On.by_property("trajectory_id").contains_none(sorted(where.without)))
     return conditions
 
 

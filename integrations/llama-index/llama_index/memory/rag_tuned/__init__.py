@@ -10,18 +10,35 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from llama_index.memory.rag_tuned.base import RagTunedMemory
     from llama_index.memory.rag_tuned.block import RagTunedMemoryBlock
+    from llama_index.memory.rag_tuned.llm import RagTunedLLM
+    from llama_index.memory.rag_tuned.query_engine import RagTunedQueryEngine
     from llama_index.memory.rag_tuned.recorder import TrajectoryRecorder
+    from llama_index.memory.rag_tuned.retriever import RagTunedRetriever
+    from llama_index.memory.rag_tuned.selector import RagTunedSelector
     from llama_index.memory.rag_tuned.stream import RecordedRun
 
 _HOMES = {
+    "RagTunedLLM": "llm",
     "RagTunedMemory": "base",
     "RagTunedMemoryBlock": "block",
+    "RagTunedQueryEngine": "query_engine",
+    "RagTunedRetriever": "retriever",
+    "RagTunedSelector": "selector",
     "RecordedRun": "stream",
     "TrajectoryRecorder": "recorder",
 }
 """The module of each public name."""
 
-__all__ = ["RagTunedMemory", "RagTunedMemoryBlock", "RecordedRun", "TrajectoryRecorder"]
+__all__ = [
+    "RagTunedLLM",
+    "RagTunedMemory",
+    "RagTunedMemoryBlock",
+    "RagTunedQueryEngine",
+    "RagTunedRetriever",
+    "RagTunedSelector",
+    "RecordedRun",
+    "TrajectoryRecorder",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,174 @@
+"""Messages of an agent as steps of an episode."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+
+from rag_tuned_memory.capture import OpenEpisode, steps
+from rag_tuned_memory.trajectory import Step, StepKind
+
+
+@dataclass(frozen=True, slots=True)
+class Called:
+    """A tool call that was made: its id, which is unique within the episode, and its tool where that is known."""
+
+    call_id: str
+    tool: str | None = None
+
+
+Lookup = Callable[[str], Called]
+"""Finds a call by the id that the model gave it."""
+
+
+def text_of(message: BaseMessage) -> str:
+    """The message's text; a block that is no text is named in brackets (``[image_url]``)."""
+    if isinstance(message.content, str):
+        return message.content
+    return "\n".join(part for block in message.content if (part := _block_text(block)))
+
+
+def _block_text(block: str | dict[Any, Any]) -> str:
+    if isinstance(block, str):
+        return block
+    kind = str(block.get("type") or "block")
+    if isinstance(text := block.get("text"), str):
+        return text
+    return "" if kind in _NO_TEXT else f"[{kind}]"
+
+
+_NO_TEXT = {"reasoning", "thinking", "redacted_thinking", "tool_use", "tool_call", "tool_call_chunk", "function_call"}
+"""Blocks that are steps of their own, or nothing that anybody can read."""
+
+
+def steps_of(message: BaseMessage, ref: str, lookup: Lookup) -> Iterator[Step]:
+    """The steps that a message stands for: none for an empty one, several for an answer with tool calls."""
+    if isinstance(message, ToolMessage):
+        yield tool_result(message, lookup(message.tool_call_id))
+        return
+    if isinstance(message, AIMessage) and (thought := _thought(message)):
+        yield Step(kind=StepKind.THOUGHT, actor="assistant", text=steps.storable(thought), ref=steps.storable(ref))
+    said = steps.message(message.name or _role(message), text_of(message), ref=ref)
+    if said is not None:
+        yield said
+    if isinstance(message, AIMessage):
+        yield from _calls(message, ref, lookup)
+
+
+def _role(message: BaseMessage) -> str:
+    if isinstance(message, AIMessage):
+        return "assistant"
+    return "user" if isinstance(message, HumanMessage) else message.type
+
+
+def tool_result(message: ToolMessage, called: Called) -> Step:
+    """What a tool gave back."""
+    name, text = message.name or called.tool, text_of(message)
+    if message.status == "error":
+        return steps.tool_result(name, "", call_id=called.call_id, error=text)
+    return steps.tool_result(name, text, call_id=called.call_id)
+
+
+def call_ids(message: BaseMessage) -> list[str]:
+    """The ids of the tool calls in a message, as the model gave them; ``message.id/0`` where it gave none."""
+    if not isinstance(message, AIMessage):
+        return []
+    every = [*message.tool_calls, *message.invalid_tool_calls]
+    return [str(call["id"] or f"{message.id}/{place}") for place, call in enumerate(every)]
+
+
+def _calls(message: AIMessage, ref: str, lookup: Lookup) -> Iterator[Step]:
+    names = [lookup(one).call_id for one in call_ids(message)]
+    for call, name in zip(message.tool_calls, names, strict=False):
+        yield steps.tool_call(call["name"], call["args"], call_id=name, ref=ref)
+    for bad, name in zip(message.invalid_tool_calls, names[len(message.tool_calls) :], strict=True):
+        step = steps.tool_call(bad["name"] or "", {"input": bad["args"]}, call_id=name, ref=ref)
+        yield step.model_copy(update={"error": steps.described(bad["error"] or "not a valid tool call")})
+
+
+def _thought(message: AIMessage) -> str:
+    """What a model that shows its reasoning thought."""
+    told = message.additional_kwargs.get("reasoning_content")
+    if isinstance(told, str) and told.strip():
+        return told
+    if isinstance(message.content, str):
+        return ""
+    blocks = [block for block in message.content if isinstance(block, dict)]
+    thoughts = [block.get("reasoning") or block.get("thinking") for block in blocks]
+    return "\n".join(one for one in thoughts if isinstance(one, str) and one.strip())
+
+
+class Transcript:
+    """Writes the messages of a run into its episode, each once and again when it was changed.
+
+    Some models give the same ids to the tool calls of each answer (``call_0``): the second answer's are told apart by a
+    number, which depends on the order of the answers only. Safe to use from several threads.
+    """
+
+    def __init__(self, episode: OpenEpisode) -> None:
+        self.episode = episode
+        self._seen: dict[str, tuple[object, object]] = {}
+        self._callers: dict[str, list[str]] = {}
+        """The answers in which a call id occurred, in their order."""
+        self._lock = threading.Lock()
+
+    def observe(self, messages: Iterable[BaseMessage]) -> None:
+        """Put what is new or changed in these messages, which stand in the order of the conversation."""
+        with self._lock:
+            made: dict[str, Called] = {}
+            for place, message in enumerate(messages):
+                ref = message.id or f"message-{place}"
+                for call, tool in zip(call_ids(message), _tools(message), strict=True):
+                    made[call] = Called(self._made(call, ref), tool)
+                # objects, not values: a message is replaced or gets new content, and comparing text takes time
+                content = (message.content, getattr(message, "tool_calls", None))
+                seen = self._seen.get(ref)
+                if seen is None or seen[0] is not content[0] or seen[1] is not content[1]:
+                    for step in steps_of(message, ref, lambda call: made.get(call, Called(call))):
+                        self.episode.put(step)
+                    self._seen[ref] = content
+
+    def called(self, name: str, arguments: Any, call_id: str) -> None:
+        """Put a tool call as it is carried out, which somebody may have changed since the model asked for it."""
+        with self._lock:
+            answers = self._callers.get(call_id)
+            ref = answers[-1] if answers else None
+            self.episode.put(steps.tool_call(name, arguments, call_id=self._latest(call_id), ref=ref))
+
+    def returned(self, name: str, call_id: str, messages: Sequence[ToolMessage]) -> None:
+        """Put what a tool that was just called gave back; no message: it ended without a word."""
+        with self._lock:
+            called = Called(self._latest(call_id), name)
+            own = [one for one in messages if one.tool_call_id == call_id]
+            self.episode.put(
+                tool_result(own[-1], called) if own else steps.tool_result(name, None, call_id=called.call_id)
+            )
+
+    def raised(self, name: str, call_id: str, error: BaseException | str) -> None:
+        """Put the error that a tool ended with."""
+        with self._lock:
+            self.episode.put(steps.tool_result(name, None, call_id=self._latest(call_id), error=error))
+
+    def _made(self, call_id: str, answer: str) -> str:
+        """The unique id of the call that ``answer`` made."""
+        answers = self._callers.setdefault(call_id, [])
+        if answer not in answers:
+            answers.append(answer)
+        return _numbered(call_id, answers.index(answer))
+
+    def _latest(self, call_id: str) -> str:
+        return _numbered(call_id, len(self._callers.get(call_id, [call_id])) - 1)
+
+
+def _numbered(call_id: str, place: int) -> str:
+    return call_id if place == 0 else f"{call_id}#{place + 1}"
+
+
+def _tools(message: BaseMessage) -> list[str | None]:
+    if not isinstance(message, AIMessage):
+        return []
+    return [call["name"] for call in (*message.tool_calls, *message.invalid_tool_calls)]
