@@ -18,10 +18,10 @@ from llama_index_instrumentation.dispatcher import active_instrument_tags, instr
 from workflows.handler import WorkflowHandler
 
 from llama_index.memory.rag_tuned import live
-from llama_index.memory.rag_tuned.live import OnError
 from llama_index.memory.rag_tuned.runs import Run
 from llama_index.memory.rag_tuned.spans import EventHandler, SpanHandler
 from llama_index.memory.rag_tuned.stream import RecordedRun
+from llama_index.memory.rag_tuned.tolerance import OnError, overlook
 from rag_tuned_memory import Memories, Memory
 from rag_tuned_memory.errors import InvalidInput
 from rag_tuned_memory.trajectory import Outcome
@@ -155,7 +155,7 @@ class TrajectoryRecorder:
             except Exception as error:
                 if isinstance(error, InvalidInput):  # never to be taken
                     self._ended.popleft()
-                _log.warning("storing a run failed, it waits on disk: %s", error)
+                overlook(error, "log", _log, "a run is not stored yet")
                 return error
             self._ended.popleft()
         return None
@@ -167,7 +167,7 @@ class TrajectoryRecorder:
         except Exception as error:
             if not isinstance(error, InvalidInput):
                 self._ended.append((run, outcome))  # tried again with the next one
-            live.failed(self._on_error, "storing a run", error)
+            overlook(error, self._on_error, _log, "a run is not stored yet")
 
     def _run_of(self, tags: Mapping[str, Any], name: str) -> Run | None:
         """A run that begins with these tags; None where it is not this recorder's."""
