@@ -211,7 +211,7 @@ def asked(memory: Memory) -> list[Question]:
 def ask(memory: Memory, home: Path, seconds: float) -> None:
     questions, all_engines = asked(memory), engines(memory, home)
     done = {(row["engine"], row["question"]) for row in read_rows()}
-    left = [(name, one) for name in ENGINES for one in questions if (name, one.text) not in done]
+    left = [(name, one) for one in questions for name in ENGINES if (name, one.text) not in done]
     end = time.monotonic() + seconds
     with ROWS.open("a", encoding="utf-8") as rows:
         for number, (name, question) in enumerate(left):
@@ -221,7 +221,7 @@ def ask(memory: Memory, home: Path, seconds: float) -> None:
             rows.write(json.dumps(answer(name, all_engines[name], question), ensure_ascii=False) + "\n")
             rows.flush()
             if number % 10 == 0:
-                print(f"{number}/{len(left)} {name}", flush=True)
+                print(f"{number}/{len(left)}", flush=True)
     found = figures(read_rows()) | {"stamp": stamp(memory, questions)}
     RESULT.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(found, indent=2))
