@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from langchain_rag_tuned_memory._equipment import Equipment
 from langchain_rag_tuned_memory._recording import Transcript
 from rag_tuned_memory import Outcome
 
@@ -57,6 +58,8 @@ class Run:
     transcript: Transcript | None
     remembered: dict[str, Any] = field(default_factory=dict)
     """What was recalled, by the id of the human message that asked for it."""
+    equipment: Equipment | None = None
+    """Of the last model call."""
     owed: Ending | None = None
     """How it ended, where the store could not take it."""
     touched: float = field(default_factory=time.monotonic)

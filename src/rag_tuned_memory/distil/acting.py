@@ -39,10 +39,14 @@ class Demonstration:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """The turns of one run in their order, each of whose prompts begins with the one before."""
+    """The turns of one run in their order, each of whose prompts begins with the one before.
+
+    ``beside``: recalled text stands in the prompts.
+    """
 
     trajectory_id: str
     turns: tuple[Demonstration, ...]
+    beside: bool = False
 
 
 async def demonstrated_runs(
@@ -151,7 +155,7 @@ def _run(trajectory: Trajectory, turns: Sequence[RecordedTurn], failed: set[str 
         for place, turn in enumerate(turns)
         if turn.role == "assistant" and not _calls_one_of(turn, failed)
     ]
-    return Run(trajectory.id, tuple(learnt))
+    return Run(trajectory.id, tuple(learnt), beside=bool(context))
 
 
 def _calls_one_of(turn: RecordedTurn, failed: set[str | None]) -> bool:

@@ -57,15 +57,24 @@ async def evaluate(
     """Measure an adapter that the backend holds. ``held_out`` are the base's answers to held-out general prompts.
 
     Besides the gate's metrics there are ``beside_context`` (recall of local facts beside what our own recall finds),
-    ``acting_base`` (recorded calls that the base makes too), ``reading`` and ``reading_base`` (invented episodes that
-    only the context tells, read with the adapter on and off): routing takes from them who should read evidence.
+    ``acting_beside`` and ``acting_base`` (recorded calls made beside recalled runs, and by the base), ``reading`` and
+    ``reading_base`` (invented episodes that only the context tells, read with the adapter on and off): routing takes
+    from them who should act and who should read evidence.
     """
     known = probes(material.facts)
     strange = _unknown_probes(material, seed)
     reading = _reading_probes(material, seed)
     beside = _beside_probes(material, seed)
-    acts = _acts(material.runs, seed)
-    total = 2 * len(acts) + 2 * len(held_out) + len(known) + len(strange) + 2 * len(reading) + len(beside)
+    acts, acts_beside = (_acts(material.runs, seed, beside=beside) for beside in (False, True))
+    total = (
+        2 * len(acts)
+        + len(acts_beside)
+        + 2 * len(held_out)
+        + len(known)
+        + len(strange)
+        + 2 * len(reading)
+        + len(beside)
+    )
     asked = _Prober(backend, total, on_progress)
     rows = await asked.ask(known, adapter)
     declined = await asked.ask(strange, adapter)
@@ -89,6 +98,8 @@ async def evaluate(
     if acts:
         metrics["acting"] = await asked.acting(acts, adapter)
         metrics["acting_base"] = await asked.acting(acts, None)
+    if acts_beside:
+        metrics["acting_beside"] = await asked.acting(acts_beside, adapter)
     return Evaluation(metrics=metrics, rows=(*rows, *declined, *general))
 
 
@@ -169,9 +180,9 @@ class _Prober:
             self.on_progress(self.done, self.total)
 
 
-def _acts(runs: Sequence[Run], seed: int) -> list[Demonstration]:
+def _acts(runs: Sequence[Run], seed: int, *, beside: bool) -> list[Demonstration]:
     random_ = random.Random(f"acts {seed}")
-    every = [turn for run in runs for turn in run.turns if turn.calls]
+    every = [turn for run in runs if run.beside is beside for turn in run.turns if turn.calls]
     return random_.sample(every, min(ACTING_PROBES, len(every)))
 
 

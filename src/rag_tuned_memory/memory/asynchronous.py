@@ -175,7 +175,10 @@ class AsyncMemory:
         where: Filter | None = None,
         max_new_tokens: int = 48,
     ) -> AsyncIterator[AnswerChunk]:
-        """As ``answer``, in pieces; the last one carries the whole ``Answer``. Closing the iterator stops the model."""
+        """As ``answer``, in pieces; the last one carries the whole ``Answer``. Closing the iterator stops the model.
+
+        The first one tells by ``begun`` what is known before anything is said: route, reason, evidence, adapter.
+        """
         answerer = await anyio.to_thread.run_sync(self._parts.answerer)
         async for chunk in answerer.stream(
             self.namespace,
@@ -232,14 +235,24 @@ class AsyncMemory:
             yield chunk
 
     async def decide(
-        self, query: str, *, k: int = 4, token_budget: int | None = 320, where: Filter | None = None
+        self,
+        query: str,
+        *,
+        task: bool = False,
+        k: int = 4,
+        token_budget: int | None = 320,
+        where: Filter | None = None,
     ) -> Routing:
         """Recall, and say how ``answer`` would answer, for a program that asks a served model by itself.
 
-        Nothing is generated; an adapter that the decision names is loaded and proven. Raises as ``answer`` does.
+        With ``task`` the query is something that an agent is to do: the adapter is on where it was measured to act as
+        recorded, whatever new thing the task names. Nothing is generated; an adapter that the decision names is loaded
+        and proven. Raises as ``answer`` does.
         """
         answerer = await anyio.to_thread.run_sync(self._parts.answerer)
-        return await answerer.decide(self.namespace, query, k=k, token_budget=token_budget, where=where or NO_FILTER)
+        return await answerer.decide(
+            self.namespace, query, task=task, k=k, token_budget=token_budget, where=where or NO_FILTER
+        )
 
     async def adapter(self) -> str | None:
         """The adapter that answers now, loaded into the backend and proven; None when none serves.

@@ -23,10 +23,14 @@ from rag_tuned_memory.store.base import NO_FILTER, Filter
 
 @dataclass(frozen=True, slots=True)
 class AnswerChunk:
-    """A piece of a streamed answer; the last one carries the whole ``answer``."""
+    """A piece of a streamed answer; the last one carries the whole ``answer``.
+
+    The first one has ``begun``, what is known before anything is said: route, reason, evidence, adapter, no text.
+    """
 
     text: str
     answer: Answer | None = None
+    begun: Answer | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +100,22 @@ class Answerer:
         return await self._answers(namespace, queries, route, Limits(k, token_budget, max_new_tokens, where))
 
     async def decide(
-        self, namespace: str, query: str, *, k: int = 4, token_budget: int | None = 320, where: Filter = NO_FILTER
+        self,
+        namespace: str,
+        query: str,
+        *,
+        task: bool = False,
+        k: int = 4,
+        token_budget: int | None = 320,
+        where: Filter = NO_FILTER,
     ) -> Routing:
-        """Recall and route one query, and generate nothing."""
+        """Recall and route one query, or one ``task`` of an agent, and generate nothing."""
         found = await self._recall.recall(
             namespace, query, k=k, token_budget=token_budget, where=where, count_tokens=token_counter(self._backend)
         )
-        return Routing(decision=await self._router.decide(namespace, query, found), recollection=found)
+        router = self._router
+        decision = await (router.decide_task(namespace, found) if task else router.decide(namespace, query, found))
+        return Routing(decision=decision, recollection=found)
 
     async def stream(
         self,
@@ -118,6 +131,7 @@ class Answerer:
         """As ``answer``, text as it is generated. There is no second try: what was said cannot be unsaid."""
         started = time.monotonic()
         plan = await self._plan(namespace, query, route, Limits(k, token_budget, max_new_tokens, where))
+        yield AnswerChunk("", begun=_begun(plan))
         if plan.request is None:
             answer = _answer(plan, None, time.monotonic() - started)
             yield AnswerChunk(answer.text)
@@ -209,18 +223,29 @@ class Answerer:
         return plans, generations
 
 
-def _answer(plan: _Plan, done: Generation | None, seconds: float) -> Answer:
+def _begun(plan: _Plan) -> Answer:
     decision = plan.decision
     shown = decision.route in (Route.RETRIEVAL, Route.BOTH)
     return Answer(
-        text=done.text.strip() if done else abstained(decision),
+        text="",
         route=decision.route,
-        abstained=done is None,
+        abstained=plan.request is None,
         reason=decision.reason,
         features=decision.features,
-        adapter=done.adapter if done else None,
+        adapter=plan.request.adapter if plan.request else None,
         evidence=plan.found if shown else None,
-        prompt_tokens=done.prompt_tokens if done else 0,
-        answer_tokens=len(done.tokens) if done else 0,
-        seconds=seconds,
     )
+
+
+def _answer(plan: _Plan, done: Generation | None, seconds: float) -> Answer:
+    begun = _begun(plan)
+    if done is None:
+        return begun.model_copy(update={"text": abstained(plan.decision), "seconds": seconds})
+    said = {
+        "text": done.text.strip(),
+        "adapter": done.adapter,
+        "prompt_tokens": done.prompt_tokens,
+        "answer_tokens": len(done.tokens),
+        "seconds": seconds,
+    }
+    return begun.model_copy(update=said)

@@ -14,7 +14,7 @@ from rag_tuned_memory.recall.recollection import Recollection
 from rag_tuned_memory.routing import query as read
 from rag_tuned_memory.routing.base import Decision, Features
 from rag_tuned_memory.routing.learned import LearnedQuestions, Nearest
-from rag_tuned_memory.routing.rules import SAME_QUESTION, Trust, decide
+from rag_tuned_memory.routing.rules import SAME_QUESTION, Acting, Trust, decide, decide_task
 from rag_tuned_memory.store.base import Filter
 
 
@@ -55,6 +55,13 @@ class Router:
         )
         return decide(features, _trust(manifest, nearest) if manifest else None)
 
+    async def decide_task(self, namespace: str, found: Recollection) -> Decision:
+        """The route for a task of an agent, for which ``found`` was recalled."""
+        manifest = await self._live.current(namespace)
+        best = max((r.signals.dense for r in found.results if r.signals.dense is not None), default=None)
+        features = Features(big_picture=False, best_dense=best, adapter=manifest.name if manifest else None)
+        return decide_task(features, _acting(manifest) if manifest else None)
+
     async def _entities(self, namespace: str, query: str, vector: Vectors) -> Entities:
         """Identifiers and dates count when there are any; names only where there are none of these."""
         store = self._recall.store
@@ -94,6 +101,13 @@ def _margin(found: Recollection) -> float | None:
     best = found.results[0]
     others: Sequence[float] = [r.score for r in found.results if r.trajectory_id != best.trajectory_id]
     return best.score - max(others, default=0.0)
+
+
+def _acting(manifest: Manifest) -> Acting | None:
+    metrics = manifest.metrics
+    if (alone := metrics.get("acting")) is None:
+        return None
+    return Acting(alone, metrics.get("acting_beside") or 0.0, metrics.get("acting_base") or 0.0)
 
 
 def _trust(manifest: Manifest, nearest: Nearest | None) -> Trust:

@@ -37,6 +37,33 @@ class Trust:
     """Whether the query asks what a learned question asks."""
 
 
+@dataclass(frozen=True, slots=True)
+class Acting:
+    """Shares of recorded calls that were made too: by the adapter, by it beside recalled runs, and by the base."""
+
+    alone: float
+    beside: float
+    base: float
+
+
+def decide_task(features: Features, acting: Acting | None) -> Decision:
+    """The route for something that an agent is to do. ``acting`` is None where no serving adapter was taught to act.
+
+    A task is no question: that it names something new says nothing against a way of acting that was learnt.
+    """
+    if features.adapter is None:
+        return Decision(route=Route.RETRIEVAL, reason="no adapter serves this namespace", features=features)
+    if acting is None or acting.alone <= acting.base:
+        return Decision(
+            route=Route.RETRIEVAL, reason=f"{features.adapter} was not taught how to act", features=features
+        )
+    shares = f"{acting.alone:.0%} of the recorded calls, the base {acting.base:.0%}"
+    if acting.beside - acting.alone >= WORTH_EVIDENCE:
+        reason = f"beside recalled runs the adapter acts as recorded more often ({acting.beside:.0%} against {shares})"
+        return Decision(route=Route.BOTH, reason=reason, features=features)
+    return Decision(route=Route.TUNED, reason=f"the adapter learned how to act ({shares})", features=features)
+
+
 def decide(features: Features, trust: Trust | None) -> Decision:
     """The route for a query. ``trust`` is None when no adapter serves."""
     similarity = max(features.best_dense or 0.0, features.learned_similarity or 0.0)

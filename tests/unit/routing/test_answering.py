@@ -205,6 +205,19 @@ async def test_streams_end_with_the_whole_answer(world: World) -> None:
     assert "".join(chunk.text for chunk in chunks).strip() == chunks[-1].answer.text
 
 
+async def test_streams_begin_with_what_is_known_before_anything_is_said(world: World) -> None:
+    asked = [f"What was {HISTORY[0].source_id} about?", "Did the agent see INC-9999?"]
+    for query, declined in zip(asked, (False, True), strict=True):
+        chunks = [chunk async for chunk in world.answerer.stream("ops", query)]
+        begun, answer = chunks[0].begun, chunks[-1].answer
+        assert begun
+        assert answer
+        assert (begun.text, begun.abstained) == ("", declined)
+        said = ("text", "prompt_tokens", "answer_tokens", "seconds")
+        assert begun.model_copy(update={name: getattr(answer, name) for name in said}) == answer
+        assert [chunk.begun for chunk in chunks[1:]] == [None] * (len(chunks) - 1)
+
+
 async def test_another_namespace_sees_nothing(world: World) -> None:
     world.adopt(HISTORY)
     answer = await world.answerer.answer("ops-2", f"What was the cause of {HISTORY[0].source_id}?")

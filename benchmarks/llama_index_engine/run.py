@@ -1,0 +1,279 @@
+"""A query engine over an agent's history beside a plain VectorStoreIndex: same embedder, same model, same questions.
+
+``run.py FILE --home FOLDER`` records the runs in FILE (tau-bench's form, or another that ``rtm import`` reads), distils
+an adapter, builds the two plain indexes, and asks every engine the same questions, in words that no training saw. What
+is done is kept in FOLDER and not done again, so that a run that was stopped goes on; ``--only`` runs one stage. Rows go
+to ``rows.jsonl``, figures to ``result.json``. ``--check`` computes the figures again from the rows.
+
+Engines:
+
+plain            VectorStoreIndex.from_documents over one document an episode, as_query_engine(), all defaults
+plain_steps      the same over one node a step, with speaker and date, and as many tokens of them as the memory's engine
+retrieval, tuned, both, routed   RagTunedQueryEngine with that route; routed: the memory decides
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import anyio
+from llama_index.core import Document, StorageContext, VectorStoreIndex, load_index_from_storage
+from llama_index.core.base.base_query_engine import BaseQueryEngine
+from llama_index.core.embeddings import BaseEmbedding
+from llama_index.core.schema import BaseNode, TextNode
+from pydantic import PrivateAttr
+
+from llama_index.memory.rag_tuned import RagTunedLLM, RagTunedQueryEngine
+from rag_tuned_memory import Memory, Recipe, Route, Settings, Trajectory
+from rag_tuned_memory.distil.facts import is_correct, normalise
+from rag_tuned_memory.distil.gather import select
+from rag_tuned_memory.distil.phrasing import is_abstention
+from rag_tuned_memory.distil.recipe import Gate
+from rag_tuned_memory.embedding import open_embedder
+from rag_tuned_memory.embedding.base import Embedder
+from rag_tuned_memory.evaluation.questions import Question, questions_for
+from rag_tuned_memory.evaluation.stamp import code_hash, hash_of, machine, versions
+from rag_tuned_memory.formats import IMPORTERS, detect_format
+from rag_tuned_memory.learning.events import Event
+from rag_tuned_memory.recall.passages import build_passages
+from rag_tuned_memory.store import open_store
+
+HERE = Path(__file__).parent
+ROWS, RESULT = HERE / "rows.jsonl", HERE / "result.json"
+NAMESPACE = "history"
+RECIPE = Recipe(local_facts=1, gate=Gate(abstention=0.0))
+"""Of each episode one fact. Declining is left to routing, where the gate would ask it of the adapter alone."""
+ENGINES = ("plain", "plain_steps", "retrieval", "tuned", "both", "routed")
+KINDS = ("local", "global", "unknown")
+ANSWER_TOKENS, K, TOKEN_BUDGET = 64, 4, 320
+PLAIN_STEPS = 8
+"""Nodes of one step that make about ``TOKEN_BUDGET`` tokens: twice the passages that the memory may show."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", type=Path, nargs="?")
+    parser.add_argument("--home", type=Path, default=Path("build/llama_index_engine"), help="what is kept")
+    parser.add_argument("--only", choices=["record", "distil", "index", "ask"])
+    parser.add_argument("--per-kind", type=int, default=30, help="questions of each kind")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop asking after so many, to go on later")
+    parser.add_argument("--check", action="store_true", help="compute the figures again from the rows and compare")
+    given = parser.parse_args()
+    if given.check:
+        kept = json.loads(RESULT.read_text(encoding="utf-8"))
+        assert kept["share_right"] == figures(read_rows())["share_right"], "the rows give other figures"
+        print("the rows give the figures that are written")
+        return
+    settings = Settings(home=given.home)
+    with Memory(NAMESPACE, settings=settings) as memory:
+        stages: dict[str, Callable[[], None]] = {
+            "record": lambda: record(memory, given.file),
+            "distil": lambda: distil(memory),
+            "index": lambda: index(memory, given.home),
+            "ask": lambda: ask(memory, given.home, given.per_kind, given.seconds),
+        }
+        for name, stage in stages.items():
+            if given.only in (None, name):
+                print(f"== {name}", flush=True)
+                stage()
+
+
+def record(memory: Memory, file: Path | None) -> None:
+    if memory.stats().store.trajectories:
+        return
+    if file is None:
+        raise SystemExit("nothing is recorded yet: name the file of runs")
+    done: list[None] = []
+
+    def tell(_: object) -> None:
+        done.append(None)
+        if len(done) % 20 == 0:
+            print(len(done), "episodes", flush=True)
+
+    memory.record_many(IMPORTERS[detect_format(file)](file, NAMESPACE), progress=tell)
+
+
+def distil(memory: Memory) -> None:
+    if memory.stats().serving is None:
+        report = memory.distil(RECIPE, on_event=_tell)
+        print(report.decision.summary)
+
+
+def _tell(event: Event) -> None:
+    if event.training is None or event.done % 50 == 0:
+        print(event.stage, event.done, event.total, event.detail, flush=True)
+
+
+class MemoryEmbedding(BaseEmbedding):
+    """The memory's own embedder, for an index."""
+
+    _embedder: Embedder = PrivateAttr()
+
+    def __init__(self, embedder: Embedder) -> None:
+        super().__init__(model_name=embedder.identity.model, embed_batch_size=64)
+        self._embedder = embedder
+
+    def _get_query_embedding(self, query: str) -> list[float]:
+        return self._made([query], "query")[0]
+
+    async def _aget_query_embedding(self, query: str) -> list[float]:
+        return [float(one) for one in (await self._embedder.embed([query], kind="query"))[0]]
+
+    def _get_text_embedding(self, text: str) -> list[float]:
+        return self._made([text], "passage")[0]
+
+    def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
+        return self._made(texts, "passage")
+
+    def _made(self, texts: Sequence[str], kind: str) -> list[list[float]]:
+        vectors = anyio.run(lambda: self._embedder.embed(texts, kind=kind))  # type: ignore[arg-type]
+        return [[float(one) for one in vector] for vector in vectors]
+
+
+def index(memory: Memory, home: Path) -> None:
+    embedding = MemoryEmbedding(open_embedder(memory.settings))
+    history = list(memory.export())
+    if not (home / "plain").exists():
+        documents = [Document(text=_rendered(one), id_=one.id) for one in history]
+        _keep(VectorStoreIndex.from_documents(documents, embed_model=embedding, show_progress=True), home / "plain")
+    if not (home / "plain_steps").exists():
+        nodes: list[BaseNode] = [
+            TextNode(text=passage.indexed, id_="/".join(map(str, passage.key)))
+            for one in history
+            for passage in build_passages(one)
+        ]
+        _keep(VectorStoreIndex(nodes, embed_model=embedding, show_progress=True), home / "plain_steps")
+
+
+def _keep(made: VectorStoreIndex, folder: Path) -> None:
+    whole = folder.with_suffix(".part")
+    made.storage_context.persist(str(whole))
+    whole.rename(folder)
+
+
+def _rendered(episode: Trajectory) -> str:
+    """An episode as a document: goal, outcome and every step, as the memory's passages word them."""
+    return "\n".join(passage.indexed for passage in build_passages(episode) if passage.chunk == 0 or passage.step < 0)
+
+
+def engines(memory: Memory, home: Path) -> dict[str, BaseQueryEngine]:
+    embedding = MemoryEmbedding(open_embedder(memory.settings))
+    base = RagTunedLLM(memory, model="base", max_tokens=ANSWER_TOKENS)
+    found: dict[str, BaseQueryEngine] = {}
+    for name, arguments in {"plain": {}, "plain_steps": {"similarity_top_k": PLAIN_STEPS}}.items():
+        stored = StorageContext.from_defaults(persist_dir=str(home / name))
+        loaded: Any = load_index_from_storage(stored, embed_model=embedding)
+        found[name] = loaded.as_query_engine(llm=base, **arguments)
+    routes: dict[str, Route | None] = {one.value: one for one in (Route.RETRIEVAL, Route.TUNED, Route.BOTH)}
+    for name, route in {**routes, "routed": None}.items():
+        found[name] = RagTunedQueryEngine(
+            memory, route=route, k=K, token_budget=TOKEN_BUDGET, max_new_tokens=ANSWER_TOKENS
+        )
+    return found
+
+
+def asked(memory: Memory, per_kind: int) -> list[Question]:
+    async def chosen() -> list[Question]:
+        store = open_store(memory.settings.store_url)
+        try:
+            selection = await select(store, NAMESPACE, RECIPE)
+        finally:
+            await store.close()
+        return questions_for(selection, limits=dict.fromkeys(KINDS, per_kind))
+
+    return [one for one in anyio.run(chosen) if one.kind in KINDS]
+
+
+def ask(memory: Memory, home: Path, per_kind: int, seconds: float) -> None:
+    questions, all_engines = asked(memory, per_kind), engines(memory, home)
+    done = {(row["engine"], row["question"]) for row in read_rows()}
+    left = [(name, one) for name in ENGINES for one in questions if (name, one.text) not in done]
+    end = time.monotonic() + seconds
+    with ROWS.open("a", encoding="utf-8") as rows:
+        for number, (name, question) in enumerate(left):
+            if time.monotonic() > end:
+                print(f"{len(left) - number} answers are left: run it again")
+                return
+            rows.write(json.dumps(answer(name, all_engines[name], question), ensure_ascii=False) + "\n")
+            rows.flush()
+            if number % 10 == 0:
+                print(f"{number}/{len(left)} {name}", flush=True)
+    found = figures(read_rows()) | {"stamp": stamp(memory, questions)}
+    RESULT.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps(found, indent=2))
+
+
+def answer(name: str, engine: BaseQueryEngine, question: Question) -> dict[str, Any]:
+    started = time.perf_counter()
+    response = engine.query(question.text)
+    seconds = time.perf_counter() - started
+    text, told = str(response), response.metadata or {}
+    declined = bool(told.get("abstained")) or is_abstention(text)
+    golds = (question.gold, *question.aliases)
+    return {
+        "engine": name,
+        "kind": question.kind,
+        "question": question.text,
+        "gold": question.gold,
+        "answer": text,
+        "right": declined if question.kind == "unknown" else any(is_correct(text, gold) for gold in golds),
+        "mentioned": any(f" {normalise(gold)} " in f" {normalise(text)} " for gold in golds),
+        "route": told.get("route"),
+        "adapter": told.get("adapter"),
+        "reason": told.get("reason"),
+        "nodes": len(response.source_nodes),
+        "seconds": round(seconds, 3),
+    }
+
+
+def read_rows() -> list[dict[str, Any]]:
+    return [json.loads(line) for line in ROWS.read_text(encoding="utf-8").splitlines()] if ROWS.exists() else []
+
+
+def figures(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Shares by engine and kind, and the median seconds of an answer."""
+
+    def share(name: str, kind: str, key: str) -> float | None:
+        of = [row[key] for row in rows if (row["engine"], row["kind"]) == (name, kind)]
+        return round(sum(of) / len(of), 3) if of else None
+
+    def median(name: str) -> float:
+        times = sorted(row["seconds"] for row in rows if row["engine"] == name)
+        return float(times[len(times) // 2])
+
+    names = [name for name in ENGINES if any(row["engine"] == name for row in rows)]
+    return {
+        "questions": {kind: len({row["question"] for row in rows if row["kind"] == kind}) for kind in KINDS},
+        "share_right": {name: {kind: share(name, kind, "right") for kind in KINDS} for name in names},
+        "share_mentioned": {name: {kind: share(name, kind, "mentioned") for kind in KINDS[:2]} for name in names},
+        "median_seconds": {name: median(name) for name in names},
+    }
+
+
+def stamp(memory: Memory, questions: Sequence[Question]) -> dict[str, Any]:
+    serving = memory.stats().serving
+    manifest = memory.registry.get(serving) if serving else None
+    return {
+        "base_model": memory.settings.model,
+        "embedder": open_embedder(memory.settings).identity.model_dump(mode="json"),
+        "adapter": serving,
+        "dataset_sha256": manifest.dataset_sha256 if manifest else None,
+        "metrics": manifest.metrics if manifest else None,
+        "data_sha256": hash_of(sorted(one.content_hash for one in memory.export())),
+        "questions_sha256": hash_of(one.model_dump_json() for one in questions),
+        "answer_tokens": ANSWER_TOKENS,
+        "k": K,
+        "token_budget": TOKEN_BUDGET,
+        "code_sha256": code_hash(),
+        "versions": versions(),
+        "machine": machine(),
+    }
+
+
+if __name__ == "__main__":
+    main()
