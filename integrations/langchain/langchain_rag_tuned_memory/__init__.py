@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from langchain_rag_tuned_memory.chat_models import ChatRagTuned
+    from langchain_rag_tuned_memory.decisions import RagTunedDecisionModel
     from langchain_rag_tuned_memory.documents import format_documents
     from langchain_rag_tuned_memory.middleware import RagTunedMemoryMiddleware
     from langchain_rag_tuned_memory.retrievers import RagTunedRetriever
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "ChatRagTuned": "chat_models",
+    "RagTunedDecisionModel": "decisions",
     "RagTunedMemoryMiddleware": "middleware",
     "RagTunedRetriever": "retrievers",
     "RagTunedStore": "stores",
@@ -27,6 +29,7 @@ _HOMES = {
 
 __all__ = [
     "ChatRagTuned",
+    "RagTunedDecisionModel",
     "RagTunedMemoryMiddleware",
     "RagTunedRetriever",
     "RagTunedStore",

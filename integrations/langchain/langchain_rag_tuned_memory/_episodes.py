@@ -63,6 +63,7 @@ class Episodes:
         if ending is None or run.transcript is None or self._recorder is None:
             return self._stored(run, ending)
         run.owed = ending
+        self._note_equipment(run, run.transcript)
         with self._fail_open("store an episode", always=always):
             if ending.outcome is None:
                 self._recorder.pause(run.transcript.episode)
@@ -76,6 +77,7 @@ class Episodes:
         if ending is None or run.transcript is None or self._recorder is None:
             return self._stored(run, ending)
         run.owed = ending
+        self._note_equipment(run, run.transcript)
         with self._fail_open("store an episode", always=always):
             if ending.outcome is None:
                 await to_its_end(self._recorder.apause(run.transcript.episode))
@@ -83,6 +85,12 @@ class Episodes:
                 await to_its_end(self._recorder.afinish(run.transcript.episode, ending.outcome))
             return self._stored(run, ending)
         return False
+
+    def _note_equipment(self, run: Run, transcript: Transcript) -> None:
+        # not in the model call: telling of ten tools takes milliseconds
+        if run.equipment is not None:
+            with self._fail_open("note the agent's tools", always=True):
+                transcript.episode.note(run.equipment.metadata())
 
     def recover(self) -> None:
         """Store what processes that are gone left open."""

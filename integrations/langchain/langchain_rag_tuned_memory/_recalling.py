@@ -97,7 +97,7 @@ class Recalling:
         budget = {"k": self.k, "token_budget": self.token_budget, "where": self.where}
         routing: Routing | None = None
         with fail_open("decide who answers"):
-            routing = yield Call("decide", {"query": query, **budget})
+            routing = yield Call("decide", {"query": query, "task": True, **budget})
         if routing is None:
             return (yield from self._recall(query, self.token_budget))
         decision = routing.decision

@@ -11,6 +11,7 @@ from typing import Any
 
 from langgraph.errors import GraphBubbleUp
 
+from langchain_rag_tuned_memory._equipment import Equipment
 from langchain_rag_tuned_memory._recording import Transcript
 from rag_tuned_memory import Outcome
 
@@ -52,6 +53,8 @@ class Run:
     transcript: Transcript | None
     remembered: dict[str, Any] = field(default_factory=dict)
     """What was recalled, by the id of the human message that asked for it."""
+    equipment: Equipment | None = None
+    """Of the last model call."""
     owed: Ending | None = None
     """How it ended, where the store could not take it."""
     touched: float = field(default_factory=time.monotonic)

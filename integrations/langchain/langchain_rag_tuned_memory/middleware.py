@@ -25,6 +25,7 @@ from langgraph.config import get_config
 from langgraph.types import Command
 
 from langchain_rag_tuned_memory._episodes import Episodes, episode_id
+from langchain_rag_tuned_memory._equipment import Equipment
 from langchain_rag_tuned_memory._failing import FailOpen, OnError
 from langchain_rag_tuned_memory._identity import Identity, NamespaceOf
 from langchain_rag_tuned_memory._injection import with_block
@@ -325,7 +326,8 @@ def _asked(visit: _Visit) -> str:
 
 
 def _equipped(request: ModelRequest[Any], visit: _Visit) -> ModelRequest[Any]:
-    """The call with what is remembered in it."""
+    """The call with what is remembered in it; what it came with is kept for the episode."""
+    visit.run.equipment = Equipment(request.tools, request.system_message)
     said: Remembered = visit.run.remembered.get(_asked(visit), NOTHING)
     if said.text:
         request = request.override(system_message=with_block(request.system_message, said.text))

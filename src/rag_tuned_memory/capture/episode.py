@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from typing import Any
 
+from pydantic import JsonValue
+
+from rag_tuned_memory.capture.steps import jsonable
 from rag_tuned_memory.errors import InvalidTrajectory
 from rag_tuned_memory.memory.journal import Opening
 from rag_tuned_memory.memory.merging import StepKey, newest, step_key
@@ -29,6 +32,7 @@ class OpenEpisode:
         self._max_step_bytes = max_step_bytes
         self._written = written
         self._steps: dict[StepKey, Step] = {}
+        self._noted: dict[str, JsonValue] = {}
         self.changes = 0
         """How often a step was new or changed."""
         self._lock = threading.Lock()
@@ -61,6 +65,11 @@ class OpenEpisode:
                 self.changes += 1
                 self._written(step)
 
+    def note(self, metadata: Mapping[str, Any]) -> None:
+        """Add to the episode's metadata. It is kept in memory until the episode is stored."""
+        with self._lock:
+            self._noted.update(jsonable(dict(metadata)))  # type: ignore[arg-type]
+
     def held(self) -> AbstractContextManager[object]:
         """Within this block no step can be put."""
         return self._lock
@@ -73,10 +82,11 @@ class OpenEpisode:
         """What happened so far, None while nothing did."""
         with self._lock:
             steps = in_order(self._steps.values())
+            opening = self.opening.model_copy(update={"metadata": {**self.opening.metadata, **self._noted}})
         if not steps:
             return None
         ended = datetime.now(UTC) if outcome is not None else None
-        return Trajectory(**self.opening.model_dump(), steps=steps, outcome=outcome or Outcome(), ended_at=ended)
+        return Trajectory(**opening.model_dump(), steps=steps, outcome=outcome or Outcome(), ended_at=ended)
 
 
 def in_order(steps: Iterable[Step]) -> tuple[Step, ...]:
