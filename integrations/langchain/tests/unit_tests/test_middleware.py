@@ -102,7 +102,7 @@ async def test_a_run_is_recorded_as_it_happened(memory: Memory, flavour: Flavour
         "tool_result c1: the disk is full",
         "message assistant: The disk is full.",
     ]
-    assert (episode.goal, episode.outcome, episode.metadata) == ("check orion", Outcome(), {"thread_id": "talk"})
+    assert (episode.goal, episode.outcome, episode.metadata["thread_id"]) == ("check orion", Outcome(), "talk")
     assert episode.started_at is not None
     assert episode.ended_at is not None
     assert episode.started_at < episode.ended_at

@@ -20,10 +20,10 @@ from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command
 from pydantic import BaseModel
+from scripted_agent import Flavour, ScriptedChat, calls, episodes, run, script, thread, told
 
 from langchain_rag_tuned_memory import RagTunedMemoryMiddleware
 from rag_tuned_memory import Memory
-from scripted_agent import Flavour, ScriptedChat, calls, episodes, run, script, thread, told
 
 pytestmark = pytest.mark.parametrize("flavour", ["sync", "async"])
 
@@ -42,7 +42,9 @@ async def test_summaries_lose_no_step_and_are_none(memory: Memory, flavour: Flav
         done = sum(isinstance(one, ToolMessage) for one in model.prompts[-1])
         asked.append(done)
         number = len(asked)
-        return calls(("look", {"at": f"part {number}"}, f"c{number}"), text=f"looking {number}") if number < turns else "done"
+        if number == turns:
+            return "done"
+        return calls(("look", {"at": f"part {number}"}, f"c{number}"), text=f"looking {number}")
 
     asked: list[int] = []
     memory.record({"steps": [{"kind": "message", "text": "orion: look at each part"}]})
@@ -307,7 +309,8 @@ async def test_what_is_no_text_is_named(memory: Memory, flavour: Flavour) -> Non
 
 async def test_calls_that_are_no_valid_json(memory: Memory, flavour: Flavour) -> None:
     bad = AIMessage(
-        "", invalid_tool_calls=[{"type": "invalid_tool_call", "name": "look", "args": "{at:", "id": "c1", "error": "no"}]
+        "",
+        invalid_tool_calls=[{"type": "invalid_tool_call", "name": "look", "args": "{at:", "id": "c1", "error": "no"}],
     )
     agent = create_agent(script(bad, "sorry"), [look], middleware=[RagTunedMemoryMiddleware(memory)])
     await run(agent, flavour, "check orion")
