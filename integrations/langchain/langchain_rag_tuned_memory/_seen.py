@@ -6,11 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 from langchain_core.prompt_values import PromptValue
+from langchain_core.utils.function_calling import convert_to_openai_tool
 
+from langchain_rag_tuned_memory._equipment import Equipment
 from langchain_rag_tuned_memory._recording import text_of
 from langchain_rag_tuned_memory._turns import STATE_KEY, is_summary
+from rag_tuned_memory.recall.prompt import strip_injected
 
 _ASKING = ("input", "question", "query", "text")
 """Inputs of a chain that tell what is asked, the most telling first; others may hold a prompt's further parts."""
@@ -78,6 +81,23 @@ def since(messages: Sequence[BaseMessage], asked: Asked) -> list[BaseMessage]:
     if place is None:
         return []
     return [one for one in messages[place:] if one.id is not None and not is_summary(one)]
+
+
+def equipment_of(messages: Sequence[BaseMessage], tools: Sequence[Any]) -> Equipment:
+    """What a model was equipped with: tools that can be told in OpenAI's form, the system message without recall."""
+    system = next((one for one in messages if isinstance(one, SystemMessage)), None)
+    told = strip_injected(text_of(system)).strip() if system is not None else ""
+    return Equipment([one for one in tools if _can_be_told(one)], SystemMessage(told) if told else None)
+
+
+def _can_be_told(tool: Any) -> bool:
+    if not isinstance(tool, Mapping):
+        return False
+    try:
+        convert_to_openai_tool(dict(tool))
+    except (ValueError, TypeError, KeyError):
+        return False
+    return True
 
 
 def answer_of(outputs: Any) -> str:

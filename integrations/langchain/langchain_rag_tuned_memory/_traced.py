@@ -19,6 +19,7 @@ from langchain_rag_tuned_memory._seen import (
     answer_of,
     asked_in,
     asked_of_chain,
+    equipment_of,
     goes_on,
     kept_turn,
     messages_in,
@@ -84,13 +85,20 @@ class Traced:
                 if self._of_messages and asked is not None and asked.id is not None:
                     self._asked = asked
 
-    def model_called(self, messages: Sequence[BaseMessage]) -> None:
-        """A model is asked."""
+    def model_called(self, messages: Sequence[BaseMessage], tools: Sequence[Any]) -> None:
+        """A model is asked, with these tools as its interface takes them."""
         with self._lock:
             asked = asked_in(messages)
             if self._transcript is None and asked is not None and self._asked.id is None:
                 self._asked = Asked(self._asked.text or asked.text, asked.id if self._of_messages else None)
+            if self._own(messages):
+                noted = equipment_of(messages, tools).metadata()
+                self._write(lambda transcript: transcript.episode.note(noted))
             self._follow(messages)
+
+    def _own(self, messages: Sequence[BaseMessage]) -> bool:
+        """Whether it is this run's own conversation, not that of an agent further down."""
+        return bool(since(messages, self._asked)) or (self._asked.id is None and not self._spoke)
 
     def model_answered(self, run: UUID, answer: BaseMessage | str) -> None:
         """A model has answered."""

@@ -78,7 +78,7 @@ class RagTunedMemoryMiddleware(AgentMiddleware[MemoryState, Any, Any]):
     also by another process, goes on with the same episode.
 
     ``memory`` is of one namespace, or ``Memories``; for these ``namespace`` or the run says whose it is (see
-    ``Identity``). ``mode`` is ``recall`` (recalled text), ``advisor`` (also what the memory's own model answers) or
+    ``Identity``). ``mode`` is ``recall`` (recalled text), ``advisor`` (also what the memory's tuned model answers) or
     ``driver`` (the agent's model is served with the memory's adapters: each call gets ``model=<adapter>`` where the
     memory's routing says so). ``k`` passages and ``token_budget`` tokens at most are put into the prompt; ``where``
     restricts what is recalled. ``outcome`` is given the state at the end and says how the run went. ``tools`` adds

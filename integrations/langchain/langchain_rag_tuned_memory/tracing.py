@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 from uuid import UUID
@@ -124,7 +124,9 @@ class TrajectoryRecorder(Handler):
         **kwargs: Any,
     ) -> None:
         """See ``BaseCallbackHandler``."""
-        self._model_called(run_id, parent_run_id, messages[0] if messages else [], metadata, kwargs.get("name"))
+        asked = messages[0] if messages else []
+        tools = (kwargs.get("invocation_params") or {}).get("tools")
+        self._model_called(run_id, parent_run_id, asked, tools or (), metadata, kwargs.get("name"))
 
     def on_llm_start(
         self,
@@ -137,9 +139,8 @@ class TrajectoryRecorder(Handler):
         **kwargs: Any,
     ) -> None:
         """See ``BaseCallbackHandler``."""
-        self._model_called(
-            run_id, parent_run_id, [HumanMessage(prompts[0])] if prompts else [], metadata, kwargs.get("name")
-        )
+        asked: list[BaseMessage] = [HumanMessage(one) for one in prompts[:1]]
+        self._model_called(run_id, parent_run_id, asked, (), metadata, kwargs.get("name"))
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
         """See ``BaseCallbackHandler``."""
@@ -191,13 +192,14 @@ class TrajectoryRecorder(Handler):
         run_id: UUID,
         parent: UUID | None,
         messages: list[BaseMessage],
+        tools: Sequence[Any],
         metadata: Metadata | None,
         name: str | None,
     ) -> None:
         if _INTERNAL in (metadata or {}):
             return
         self._entered(run_id, parent, messages, metadata, name)
-        self._tell(run_id, "record the messages of a run", lambda run: run.model_called(messages))
+        self._tell(run_id, "record the messages of a run", lambda run: run.model_called(messages, tools))
 
     def _tell(
         self, run_id: UUID, doing: str, what: Callable[[Traced], None], error: BaseException | None = None

@@ -28,6 +28,7 @@ from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate, PromptTemplate
 from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import ToolException, tool
+from langchain_core.utils.function_calling import convert_to_openai_tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, StateGraph
 from langgraph.graph.message import add_messages
@@ -469,6 +470,25 @@ def test_recalled_text_is_never_recorded(memory: Memory, recorder: TrajectoryRec
     agent.invoke({"messages": [("user", f"{fenced} is db-1 full?")]}, config(recorder))
     assert "4711" not in only(memory).model_dump_json()
     assert told(only(memory)) == [ASKED, "tool_call c1: recall({})", "tool_result c1: found:", ANSWERED]
+
+
+class Equipped(ScriptedChat):
+    """Tells its tools in OpenAI's form, as most providers' models do, and one of the provider's own."""
+
+    def bind_tools(self, tools: Any, **options: Any) -> Any:
+        return self.bind(tools=[*map(convert_to_openai_tool, tools), {"type": "web_search"}, {"odd": 1}], **options)
+
+
+def test_what_the_agent_was_equipped_with_is_noted(memory: Memory, recorder: TrajectoryRecorder) -> None:
+    left: list[Any] = [calls(("df", {"host": "db-1"}, "c1")), AIMessage("it is full")]
+    model = Equipped(answer=lambda messages: left.pop(0))
+    system = f"You keep hosts alive.\n{OPENING}\nthe vault code is 4711\n{CLOSING}"
+    agent = create_agent(model, [df], system_prompt=system)
+    agent.invoke({"messages": [("user", "is db-1 full?")]}, config(recorder))
+    one = only(memory)
+    (told_tool,) = one.metadata["tools"]  # type: ignore[misc, union-attr]
+    assert told_tool["name"] == "df"  # type: ignore[index, call-overload]
+    assert one.metadata["system"] == "You keep hosts alive."
 
 
 def test_two_users_at_once_are_told_apart(memories: Memories) -> None:
