@@ -187,6 +187,6 @@ async def test_what_was_recalled_by_a_tool_is_not_stored_again(
 
 
 async def test_an_unknown_tool_is_refused(memory: Memory, flavour: Flavour) -> None:
-    with pytest.raises(InvalidInput, match="'recal_memory'.*recall_memory, remember, forget_memory, memory_feedback"):
+    with pytest.raises(InvalidInput, match=r"'recal_memory'.*recall_memory, remember, forget_memory, memory_feedback"):
         memory_tools(memory, names=["recal_memory"])
     assert [tool.name for tool in memory_tools(memory, names=["remember", "remember"])] == ["remember"]
