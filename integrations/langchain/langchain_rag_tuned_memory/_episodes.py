@@ -17,7 +17,7 @@ from rag_tuned_memory.capture import EpisodeRecorder, steps
 from rag_tuned_memory.trajectory import trajectory_id
 
 SOURCE = "langchain"
-_GOAL_CHARACTERS = 2000
+GOAL_CHARACTERS = 2000
 
 
 class Episodes:
@@ -47,7 +47,7 @@ class Episodes:
         ending = ending_of(error)
         if run.transcript is not None and ending is not PAUSED:
             with self._fail_open("record an error", always=True):
-                run.transcript.episode.put(_stopped(error, ending))
+                run.transcript.episode.put(stopped(error, ending))
         return ending
 
     def tool_failed(self, run: Run, tool: str, call_id: str, error: BaseException) -> Ending:
@@ -123,7 +123,7 @@ class Episodes:
                     namespace,
                     source=SOURCE,
                     source_id=steps.storable(turn.source_id),
-                    goal=steps.storable(text_of(asked))[:_GOAL_CHARACTERS] if asked else "",
+                    goal=steps.storable(text_of(asked))[:GOAL_CHARACTERS] if asked else "",
                     started_at=turn.start,
                     metadata={"thread_id": thread} if thread else {},
                 )
@@ -136,7 +136,8 @@ def episode_id(namespace: str, turn: Turn) -> str:
     return trajectory_id(namespace, SOURCE, steps.storable(turn.source_id))
 
 
-def _stopped(error: BaseException, ending: Ending) -> Step:
+def stopped(error: BaseException, ending: Ending) -> Step:
+    """The step that tells why a run, or a model's call, ended."""
     ref = f"error-{uuid4()}"  # each time that a run fails is another one
     if ending is CANCELLED:
         text = f"The run was cancelled ({type(error).__name__})."

@@ -9,11 +9,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from langgraph.errors import GraphBubbleUp
-
 from langchain_rag_tuned_memory._equipment import Equipment
 from langchain_rag_tuned_memory._recording import Transcript
 from rag_tuned_memory import Outcome
+
+try:
+    from langgraph.errors import GraphBubbleUp
+except ImportError:  # chains are recorded without it
+
+    class GraphBubbleUp(Exception):  # type: ignore[no-redef]
+        """Nothing raises it."""
+
 
 IDLE_SECONDS = 60.0
 """A run in which nothing happened for so long is stored as paused: nobody may ever go on with it."""

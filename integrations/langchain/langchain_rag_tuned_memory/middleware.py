@@ -32,6 +32,7 @@ from langchain_rag_tuned_memory._injection import with_block
 from langchain_rag_tuned_memory._namespaces import CONFIG_KEY
 from langchain_rag_tuned_memory._plans import Plan, aask, ask
 from langchain_rag_tuned_memory._recalling import NOTHING, Mode, Recalling, Remembered
+from langchain_rag_tuned_memory._recording import tool_messages
 from langchain_rag_tuned_memory._runs import ENDED, PAUSED, Ending, Run
 from langchain_rag_tuned_memory._turns import Turn, begun, messages_of, present
 from langchain_rag_tuned_memory.tools import CHANGING, memory_tools
@@ -274,7 +275,7 @@ class RagTunedMemoryMiddleware(AgentMiddleware[MemoryState, Any, Any]):
             visit.run.remembered.clear()
         if visit.run.transcript is not None:
             with self._fail_open("record a tool's result"):
-                visit.run.transcript.returned(name, _call_id(request), _tool_messages(result))
+                visit.run.transcript.returned(name, _call_id(request), tool_messages(result))
         return result
 
     def _raised(self, visit: _Visit, request: ToolCallRequest, error: BaseException) -> Ending:
@@ -346,13 +347,3 @@ def _identified(response: ModelResponse[Any]) -> ModelResponse[Any]:
 
 def _call_id(request: ToolCallRequest) -> str:
     return str(request.tool_call["id"] or request.tool_call["name"])
-
-
-def _tool_messages(result: Any) -> list[ToolMessage]:
-    """The messages in a tool's result, which may be a command or a list of both."""
-    if isinstance(result, ToolMessage):
-        return [result]
-    if isinstance(result, Command):
-        update = result.update if isinstance(result.update, Mapping) else {}
-        return _tool_messages(update.get("messages"))
-    return [one for part in result for one in _tool_messages(part)] if isinstance(result, list | tuple) else []

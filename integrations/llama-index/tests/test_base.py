@@ -82,7 +82,7 @@ def test_a_memory_names_its_namespace(memory: Memory) -> None:
 
 
 def test_many_namespaces_need_one_named(memories: Memories) -> None:
-    with pytest.raises(InvalidNamespace, match="Give a Memory, or namespace="):
+    with pytest.raises(InvalidInput, match="Give a namespace"):
         RagTunedMemory(memories)
     assert RagTunedMemory(memories, namespace="bob").namespace == "bob"
 
@@ -92,8 +92,13 @@ def test_nobody_is_nobody() -> None:
         RagTunedMemory.from_defaults(token_limit=100)
 
 
+def test_something_else_is_no_memory() -> None:
+    with pytest.raises(InvalidInput, match="not str"):
+        RagTunedMemory("alice")  # type: ignore[arg-type]
+
+
 def test_another_namespace_than_the_memory_has_is_refused(memory: Memory) -> None:
-    with pytest.raises(InvalidNamespace, match="'alice', not of 'bob'"):
+    with pytest.raises(InvalidNamespace, match="'alice', and 'bob'"):
         RagTunedMemory(memory, namespace="bob")
 
 
@@ -489,7 +494,7 @@ def test_a_failed_recall_is_not_tried_again_in_the_same_turn(
     with caplog.at_level(logging.WARNING):
         session.get()
         session.get()
-    assert caplog.text.count("recalling failed") == 1
+    assert caplog.text.count("without what is remembered") == 1
 
 
 def test_errors_are_raised_where_that_is_wanted(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -617,7 +622,7 @@ def test_a_state_of_another_namespace_does_not_lead_to_this_one(memory: Memory) 
     session = RagTunedMemory(memory)
     session.put(user("mine"))
     stolen = session.to_dict() | {"namespace": "mallory"}
-    with pytest.raises(InvalidNamespace, match="'alice', not of 'mallory'"):
+    with pytest.raises(InvalidNamespace, match="'alice', and 'mallory'"):
         RagTunedMemory.from_dict(stolen)
 
 

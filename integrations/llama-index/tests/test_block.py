@@ -15,7 +15,7 @@ from scripted_llm import ScriptedLLM, call
 
 from llama_index.memory.rag_tuned import RagTunedMemoryBlock
 from rag_tuned_memory import Memories, Memory
-from rag_tuned_memory.errors import InvalidInput, InvalidNamespace, StoreUnavailable
+from rag_tuned_memory.errors import InvalidInput, StoreUnavailable
 from rag_tuned_memory.recall.prompt import CLOSING, OPENING
 
 
@@ -40,7 +40,7 @@ def test_class() -> None:
 
 
 def test_it_belongs_to_somebody(memories: Memories) -> None:
-    with pytest.raises(InvalidNamespace, match="nobody is named"):
+    with pytest.raises(InvalidInput, match="Give a namespace"):
         RagTunedMemoryBlock(memories)
     assert RagTunedMemoryBlock(memories, namespace="bob").namespace == "bob"
 

@@ -16,7 +16,7 @@ from workflows.errors import WorkflowCancelledByUser
 
 from llama_index.memory.rag_tuned import RagTunedMemory, TrajectoryRecorder
 from rag_tuned_memory import Memories, Memory, Trajectory
-from rag_tuned_memory.errors import InvalidInput, InvalidNamespace, StoreUnavailable
+from rag_tuned_memory.errors import InvalidInput, StoreUnavailable
 from rag_tuned_memory.trajectory import StepKind
 
 
@@ -256,9 +256,9 @@ async def test_users_at_once_do_not_mix(memories: Memories) -> None:
 
 async def test_somebody_must_be_named(memories: Memories) -> None:
     async with TrajectoryRecorder(memories) as recorder:
-        with pytest.raises(InvalidNamespace, match="nobody is named"), recorder.recording():
+        with pytest.raises(InvalidInput, match="Give a namespace"), recorder.recording():
             pass
-        with pytest.raises(InvalidNamespace):
+        with pytest.raises(InvalidInput):
             recorder.record_run(agent("hi").run(user_msg="hello"))
 
 

@@ -10,10 +10,13 @@ import langchain_rag_tuned_memory as package
 
 PUBLIC = [
     "ChatRagTuned",
+    "RagTunedChatMessageHistory",
     "RagTunedDecisionModel",
+    "RagTunedMemory",
     "RagTunedMemoryMiddleware",
     "RagTunedRetriever",
     "RagTunedStore",
+    "TrajectoryRecorder",
     "__version__",
     "format_documents",
     "memory_tools",

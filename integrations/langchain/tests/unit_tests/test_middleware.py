@@ -14,6 +14,7 @@ from scripted_agent import Flavour, ScriptedChat, calls, episodes, run, script, 
 
 from langchain_rag_tuned_memory import RagTunedMemoryMiddleware
 from rag_tuned_memory import Filter, Memories, Memory, Outcome
+from rag_tuned_memory.distil.acting import tools_of
 from rag_tuned_memory.errors import InvalidInput
 from rag_tuned_memory.recall.budget import estimate_tokens
 
@@ -107,6 +108,20 @@ async def test_a_run_is_recorded_as_it_happened(memory: Memory, flavour: Flavour
     assert episode.ended_at is not None
     assert episode.started_at < episode.ended_at
     assert memory.recall("orion disk").results, "it can be recalled when the run has ended"
+
+
+async def test_what_the_agent_was_equipped_with_is_noted(known: Memory, flavour: Flavour) -> None:
+    agent = create_agent(
+        script("Nothing to do."),
+        [look],
+        system_prompt="You look after orion.",
+        middleware=[RagTunedMemoryMiddleware(known)],
+    )
+    await run(agent, flavour, "check orion disk")
+    episode = next(one for one in episodes(known) if one.goal == "check orion disk")
+    (tool,) = tools_of(episode.metadata)
+    assert (tool.signature, tool.description) == ("look(at: string)", "Look at something.")
+    assert episode.metadata["system"] == "You look after orion.", "without what was recalled"
 
 
 async def test_what_was_injected_is_never_stored(known: Memory, flavour: Flavour) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from typing import Any, Self
 
@@ -11,20 +12,22 @@ from llama_index.core.memory.types import BaseMemory
 from pydantic import ConfigDict, Field, PrivateAttr, ValidationError, model_serializer
 
 from llama_index.memory.rag_tuned import live
-from llama_index.memory.rag_tuned.live import OnError, Origin
+from llama_index.memory.rag_tuned.live import Origin
 from llama_index.memory.rag_tuned.messages import text_of
 from llama_index.memory.rag_tuned.session import Question, Session, State
+from llama_index.memory.rag_tuned.tolerance import OnError, overlook
 from llama_index.memory.rag_tuned.window import CountTokens, Insert, with_recalled
-from rag_tuned_memory import Memories, Memory
+from rag_tuned_memory import Filter, Memories, Memory
 from rag_tuned_memory.capture import OpenEpisode
 from rag_tuned_memory.errors import InvalidInput
 from rag_tuned_memory.memory.wiring import load_settings
 from rag_tuned_memory.recall.budget import estimate_tokens
 from rag_tuned_memory.recall.prompt import assemble
-from rag_tuned_memory.recall.recollection import Recollection
 from rag_tuned_memory.trajectory import Namespace, describe
 
 _WINDOW_SHARE = 0.75
+
+_log = logging.getLogger(__name__)
 
 
 class RagTunedMemory(BaseMemory):
@@ -130,9 +133,9 @@ class RagTunedMemory(BaseMemory):
         if question and text is None:
             try:
                 memory = self._memory()
-                text = self._told(memory.recall(question.text, k=self.k, token_budget=self.token_budget))
+                text = assemble(memory.recall(question.text, **self._limits()))
             except Exception as error:
-                live.failed(self.on_error, "recalling", error)
+                overlook(error, self.on_error, _log, "the run goes on without what is remembered")
                 text = ""
             self._session.remember_recalled(question, text)
         return self._shown(question, text or "", initial_token_count)
@@ -146,9 +149,9 @@ class RagTunedMemory(BaseMemory):
         if question and text is None:
             try:
                 memory = await self._amemory()
-                text = self._told(await memory.arecall(question.text, k=self.k, token_budget=self.token_budget))
+                text = assemble(await memory.arecall(question.text, **self._limits()))
             except Exception as error:
-                live.failed(self.on_error, "recalling", error)
+                overlook(error, self.on_error, _log, "the run goes on without what is remembered")
                 text = ""
             self._session.remember_recalled(question, text)
         return self._shown(question, text or "", initial_token_count)
@@ -204,7 +207,7 @@ class RagTunedMemory(BaseMemory):
             try:
                 self._session.link().recorder.pause(episode)
             except Exception as error:
-                live.failed(self.on_error, "storing an episode", error)
+                overlook(error, self.on_error, _log, "an episode is not stored yet")
 
     async def aflush(self) -> None:
         """As ``flush``, awaited."""
@@ -213,7 +216,7 @@ class RagTunedMemory(BaseMemory):
             try:
                 await self._session.link().recorder.apause(episode)
             except Exception as error:
-                live.failed(self.on_error, "storing an episode", error)
+                overlook(error, self.on_error, _log, "an episode is not stored yet")
 
     @model_serializer(mode="plain")
     def custom_model_dump(self) -> dict[str, Any]:  # type: ignore[override]  # pydantic takes either form
@@ -240,11 +243,10 @@ class RagTunedMemory(BaseMemory):
             await anyio.to_thread.run_sync(link.recover)
         return link.of(self.namespace)
 
-    def _told(self, recollection: Recollection) -> str:
-        """The text for the prompt, without the turns that the window shows."""
-        shown = self._session.shown_episodes(self.token_limit)
-        results = tuple(one for one in recollection.results if one.trajectory_id not in shown)
-        return assemble(recollection.model_copy(update={"results": results}))
+    def _limits(self) -> dict[str, Any]:
+        """How much is recalled, and that it is nothing that the window shows."""
+        shown = frozenset(self._session.shown_episodes(self.token_limit))
+        return {"k": self.k, "token_budget": self.token_budget, "where": Filter(without=shown)}
 
     def _shown(self, question: Question | None, recalled: str, initial_token_count: int) -> list[ChatMessage]:
         messages = self._session.window(max(1, self.token_limit - initial_token_count))
@@ -273,7 +275,7 @@ class RagTunedMemory(BaseMemory):
         """It stays in its file and is tried again with the next message, unless it can never be taken."""
         if isinstance(error, InvalidInput):
             self._session.stored(episode)
-        live.failed(self.on_error, "storing an episode", error)
+        overlook(error, self.on_error, _log, "an episode is not stored yet")
 
 
 def _text(given: str | ChatMessage | None) -> str | None:

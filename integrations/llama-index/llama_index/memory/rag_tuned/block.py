@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -15,8 +16,9 @@ from llama_index.core.utils import get_tokenizer
 from pydantic import Field, PrivateAttr, ValidationError
 
 from llama_index.memory.rag_tuned import live
-from llama_index.memory.rag_tuned.live import Link, OnError
+from llama_index.memory.rag_tuned.live import Link
 from llama_index.memory.rag_tuned.messages import SOURCE, MessageSteps, is_instruction, is_user, ref_of, text_of
+from llama_index.memory.rag_tuned.tolerance import OnError, overlook
 from rag_tuned_memory import Memories, Memory
 from rag_tuned_memory.capture import OpenEpisode
 from rag_tuned_memory.capture.steps import storable
@@ -25,6 +27,8 @@ from rag_tuned_memory.recall.budget import within
 from rag_tuned_memory.recall.prompt import assemble, strip_injected
 from rag_tuned_memory.recall.recollection import Recollection
 from rag_tuned_memory.trajectory import Namespace, describe
+
+_log = logging.getLogger(__name__)
 
 _MOST_GOAL = 2000
 _CACHED = 64
@@ -97,7 +101,7 @@ class RagTunedMemoryBlock(BaseMemoryBlock[str]):
             memory = self._link.of(self.namespace)
             found = await memory.arecall(query, k=self.k, token_budget=self.token_budget)
         except Exception as error:
-            live.failed(self.on_error, "recalling", error)
+            overlook(error, self.on_error, _log, "the run goes on without what is remembered")
             found = Recollection(namespace=self.namespace, query=query, k=self.k)
         return self._keep(key, found)
 
@@ -107,15 +111,15 @@ class RagTunedMemoryBlock(BaseMemoryBlock[str]):
                 episode = self._opened(turn)
                 self._unstored[episode.trajectory_id] = episode
             except Exception as error:
-                live.failed(self.on_error, "recording a turn", error)
+                overlook(error, self.on_error, _log, "a turn is not recorded")
         for trajectory_id, episode in list(self._unstored.items()):
             try:
                 await self._link.recorder.afinish(episode)
             except InvalidInput as error:  # never to be taken
                 del self._unstored[trajectory_id]
-                live.failed(self.on_error, "storing an episode", error)
+                overlook(error, self.on_error, _log, "an episode is not stored yet")
             except (RagTunedMemoryError, OSError) as error:
-                live.failed(self.on_error, "storing an episode", error)
+                overlook(error, self.on_error, _log, "an episode is not stored yet")
             else:
                 self._unstored.pop(trajectory_id, None)
 

@@ -10,11 +10,12 @@ import logging
 import threading
 import uuid
 import weakref
-from typing import Literal, Self
+from typing import Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from llama_index.memory.rag_tuned.binding import Binding
 from rag_tuned_memory import Memories, Memory, Settings
 from rag_tuned_memory.capture import EpisodeRecorder
 from rag_tuned_memory.errors import InvalidInput, InvalidNamespace, RagTunedMemoryError
@@ -22,31 +23,16 @@ from rag_tuned_memory.trajectory import describe, validate_namespace
 
 _log = logging.getLogger(__name__)
 
-OnError = Literal["log", "raise"]
-"""What happens where the memory fails: the agent's run goes on and a warning is logged, or the error is raised."""
-
-
-def failed(on_error: OnError, doing: str, error: Exception) -> None:
-    """Deal with an error of the memory. Raises it where ``on_error`` says so."""
-    if on_error == "raise":
-        raise error
-    _log.warning("%s failed, the run goes on without it: %s", doing, error)
-
 
 def namespace_of(memory: Memory | Memories | None, namespace: str | None) -> str:
-    """Whose memory it is.
+    """Whose memory it is, also where there is none yet.
 
     Raises:
-        InvalidNamespace: many namespaces and none named, or one that the memory is not of.
+        InvalidInput: no memory, or ``Memories`` without a namespace.
+        InvalidNamespace: nobody is named, or somebody whose memory it is not.
     """
-    if isinstance(memory, Memory):
-        if namespace is not None and namespace != memory.namespace:
-            raise InvalidNamespace(
-                f"the memory is of namespace {memory.namespace!r}, not of {namespace!r}",
-                place="namespace",
-                remedy="Leave namespace out, or give a Memories object.",
-            )
-        return memory.namespace
+    if memory is not None:
+        return Binding(memory, namespace).memory().namespace
     if namespace is None:
         raise InvalidNamespace(
             "nobody is named whose memory this is",
@@ -94,8 +80,7 @@ class Link:
 
     def of(self, namespace: str) -> Memory:
         """The memory of a namespace. Raises InvalidNamespace."""
-        namespace_of(self.memory, namespace)
-        return self.memory.of(namespace) if isinstance(self.memory, Memories) else self.memory
+        return Binding(self.memory, namespace).memory()
 
     @property
     def must_recover(self) -> bool:

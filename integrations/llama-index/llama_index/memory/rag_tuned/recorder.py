@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 import uuid
+from collections import deque
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
@@ -18,10 +18,10 @@ from llama_index_instrumentation.dispatcher import active_instrument_tags, instr
 from workflows.handler import WorkflowHandler
 
 from llama_index.memory.rag_tuned import live
-from llama_index.memory.rag_tuned.live import OnError
 from llama_index.memory.rag_tuned.runs import Run
 from llama_index.memory.rag_tuned.spans import EventHandler, SpanHandler
 from llama_index.memory.rag_tuned.stream import RecordedRun
+from llama_index.memory.rag_tuned.tolerance import OnError, overlook
 from rag_tuned_memory import Memories, Memory
 from rag_tuned_memory.errors import InvalidInput
 from rag_tuned_memory.trajectory import Outcome
@@ -57,9 +57,7 @@ class TrajectoryRecorder:
         self._spans = SpanHandler(self._run_of)
         self._events = EventHandler(self._spans)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rtm recorder")
-        self._storing: set[Future[None]] = set()
-        self._errors: list[Exception] = []
-        self._lock = threading.Lock()
+        self._ended: deque[tuple[Run, Outcome | None]] = deque()
         self._closed = False
         self._spans.on_end(self.store)
         root = get_dispatcher()
@@ -117,11 +115,11 @@ class TrajectoryRecorder:
         return RecordedRun(handler, one, self._astore)
 
     def flush(self) -> None:
-        """Wait until every run that has ended is stored. Raises what storing raised where ``on_error`` says so."""
-        for future in self._pending():
-            future.result()
-        if self._errors:
-            raise self._errors.pop(0)
+        """Wait until every run that has ended is stored. Raises what storing raises where ``on_error`` says so."""
+        if not self._closed:
+            error = self._thread.submit(self._drain).result()
+            if error is not None and self._on_error == "raise":
+                raise error
 
     async def aflush(self) -> None:
         """As ``flush``, awaited."""
@@ -131,51 +129,45 @@ class TrajectoryRecorder:
         """Stop listening, and store what is open: runs that have not ended are paused. Closing twice is allowed."""
         if self._closed:
             return
-        self._closed = True
         root = get_dispatcher()
         root.span_handlers = [one for one in root.span_handlers if one is not self._spans]
         root.event_handlers = [one for one in root.event_handlers if one is not self._events]
         for run in self._spans.open_runs():
             self.store(run, None)
-        self._thread.shutdown(wait=True)
-        self.flush()
+        try:
+            self.flush()
+        finally:
+            self._closed = True
+            self._thread.shutdown(wait=True)
 
     def store(self, run: Run, outcome: Outcome | None) -> None:
-        """Store a run's episode soon; ``outcome`` None pauses it."""
-        with self._lock:
-            future = self._thread.submit(self._stored, run, outcome)
-            self._storing.add(future)
-        future.add_done_callback(self._done)
+        """Store a run's episode soon; ``outcome`` None pauses it. Where the store fails it is tried again later."""
+        self._ended.append((run, outcome))
+        self._thread.submit(self._drain)
 
-    def _stored(self, run: Run, outcome: Outcome | None) -> None:
-        try:
-            recorder, episode = self._link.recorder, run.episode
-            recorder.pause(episode) if outcome is None else recorder.finish(episode, outcome)
-        except Exception as error:
-            self._not_stored(error)
+    def _drain(self) -> Exception | None:
+        """Store what has ended, oldest first, until the store fails; runs in the thread."""
+        while self._ended:
+            run, outcome = self._ended[0]
+            try:
+                recorder, episode = self._link.recorder, run.episode
+                recorder.pause(episode) if outcome is None else recorder.finish(episode, outcome)
+            except Exception as error:
+                if isinstance(error, InvalidInput):  # never to be taken
+                    self._ended.popleft()
+                overlook(error, "log", _log, "a run is not stored yet")
+                return error
+            self._ended.popleft()
+        return None
 
     async def _astore(self, run: Run, outcome: Outcome | None) -> None:
         try:
             recorder, episode = self._link.recorder, run.episode
             await (recorder.apause(episode) if outcome is None else recorder.afinish(episode, outcome))
         except Exception as error:
-            live.failed(self._on_error, "storing a run", error)
-
-    def _not_stored(self, error: Exception) -> None:
-        """Nobody waits for the thread: an error to be raised is raised by ``flush``."""
-        if self._on_error == "raise":
-            with self._lock:
-                self._errors.append(error)
-        else:
-            live.failed(self._on_error, "storing a run", error)
-
-    def _pending(self) -> list[Future[None]]:
-        with self._lock:
-            return list(self._storing)
-
-    def _done(self, future: Future[None]) -> None:
-        with self._lock:
-            self._storing.discard(future)
+            if not isinstance(error, InvalidInput):
+                self._ended.append((run, outcome))  # tried again with the next one
+            overlook(error, self._on_error, _log, "a run is not stored yet")
 
     def _run_of(self, tags: Mapping[str, Any], name: str) -> Run | None:
         """A run that begins with these tags; None where it is not this recorder's."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import uuid
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from llama_index.memory.rag_tuned.messages import (
     is_user,
     text_of,
 )
+from llama_index.memory.rag_tuned.tolerance import OnError, overlook
 from llama_index.memory.rag_tuned.window import CountTokens, kept, shown, start_of_window
 from rag_tuned_memory.capture import OpenEpisode
 from rag_tuned_memory.capture.steps import storable
@@ -29,6 +31,8 @@ from rag_tuned_memory.recall.prompt import strip_injected
 from rag_tuned_memory.trajectory import trajectory_id
 
 _MOST_GOAL = 2000
+
+_log = logging.getLogger(__name__)
 
 
 class Turn(BaseModel):
@@ -104,7 +108,7 @@ class Session:
             name = self._link.name if self._link is not None else ""
             return State(memory=name, messages=messages, turns=self._turns)
 
-    def add(self, messages: Sequence[ChatMessage], *, on_error: live.OnError | None) -> None:
+    def add(self, messages: Sequence[ChatMessage], *, on_error: OnError | None) -> None:
         """Take messages up; each is a step of its turn's episode at once, unless ``on_error`` is None.
 
         Raises what recording raises where ``on_error`` says so; the messages are in the session even then.
@@ -117,7 +121,7 @@ class Session:
                     try:
                         self._record(one.message)
                     except Exception as error:
-                        live.failed(on_error, "recording a message", error)
+                        overlook(error, on_error, _log, "a message is not recorded")
 
     def replace(self, messages: Sequence[ChatMessage]) -> None:
         """Other messages in the place of all; what was recorded stays, and none of them is recorded."""

@@ -22,6 +22,11 @@ def check(on_error: str) -> OnError:
 
 def tolerate(error: Exception, on_error: OnError, logger: logging.Logger, without: str) -> None:
     """Log ``error`` and that the run goes on ``without``, or raise it. Bad input is always raised."""
-    if on_error == "raise" or isinstance(error, InvalidInput):
+    overlook(error, "raise" if isinstance(error, InvalidInput) else on_error, logger, without)
+
+
+def overlook(error: Exception, on_error: OnError, logger: logging.Logger, without: str) -> None:
+    """As ``tolerate``, where what was given is no caller's mistake (a message of a run): bad input is logged too."""
+    if on_error == "raise":
         raise error
     logger.warning("%s: %s: %s", without, type(error).__name__, error)
