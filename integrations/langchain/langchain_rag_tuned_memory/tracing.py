@@ -30,8 +30,8 @@ else:
         Handler = BaseCallbackHandler
 
 _log = logging.getLogger(__name__)
-_INTERNAL = "lc_internal_call"
-"""Marks model calls of middleware (``internal_call_metadata``): summaries, routing, notes of a tuned model."""
+_INTERNAL = frozenset({"lc_internal_call", "lc_source"})
+"""Either marks a model call of middleware: a summary, routing, a note of a tuned model. Older versions set the second."""
 _THREADS = 1000
 """Of so many conversations the last episode is known."""
 
@@ -196,7 +196,7 @@ class TrajectoryRecorder(Handler):
         metadata: Metadata | None,
         name: str | None,
     ) -> None:
-        if _INTERNAL in (metadata or {}):
+        if not _INTERNAL.isdisjoint(metadata or {}):
             return
         self._entered(run_id, parent, messages, metadata, name)
         self._tell(run_id, "record the messages of a run", lambda run: run.model_called(messages, tools))
