@@ -8,18 +8,26 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from langchain_rag_tuned_memory.chat_history import RagTunedChatMessageHistory
     from langchain_rag_tuned_memory.chat_models import ChatRagTuned
+    from langchain_rag_tuned_memory.decisions import RagTunedDecisionModel
     from langchain_rag_tuned_memory.documents import format_documents
+    from langchain_rag_tuned_memory.memory import RagTunedMemory
     from langchain_rag_tuned_memory.middleware import RagTunedMemoryMiddleware
     from langchain_rag_tuned_memory.retrievers import RagTunedRetriever
     from langchain_rag_tuned_memory.stores import RagTunedStore
     from langchain_rag_tuned_memory.tools import memory_tools
+    from langchain_rag_tuned_memory.tracing import TrajectoryRecorder
 
 _HOMES = {
     "ChatRagTuned": "chat_models",
+    "RagTunedChatMessageHistory": "chat_history",
+    "RagTunedDecisionModel": "decisions",
+    "RagTunedMemory": "memory",
     "RagTunedMemoryMiddleware": "middleware",
     "RagTunedRetriever": "retrievers",
     "RagTunedStore": "stores",
+    "TrajectoryRecorder": "tracing",
     "format_documents": "documents",
     "memory_tools": "tools",
 }
@@ -27,9 +35,13 @@ _HOMES = {
 
 __all__ = [
     "ChatRagTuned",
+    "RagTunedChatMessageHistory",
+    "RagTunedDecisionModel",
+    "RagTunedMemory",
     "RagTunedMemoryMiddleware",
     "RagTunedRetriever",
     "RagTunedStore",
+    "TrajectoryRecorder",
     "__version__",
     "format_documents",
     "memory_tools",

@@ -16,7 +16,7 @@ from rag_tuned_memory.errors import InvalidInput
 from rag_tuned_memory.memory import Memory
 from rag_tuned_memory.routing.base import Routing
 from rag_tuned_memory.routing.conversation import Turn, directed
-from rag_tuned_memory.serving.tools import conversation
+from rag_tuned_memory.serving.tools import Tool, conversation
 from rag_tuned_memory.store.base import Filter
 from rag_tuned_memory.trajectory import describe
 
@@ -65,6 +65,11 @@ def base_names(memory: Memory) -> frozenset[str]:
     return frozenset((BASE, memory.settings.model, base_name(memory)))
 
 
+def holds_patterns(memory: Memory) -> bool:
+    """Whether the backend can hold an answer to a pattern; plain OpenAI endpoints cannot."""
+    return not memory.settings.backend.startswith("openai+")
+
+
 @dataclass(frozen=True)
 class Asked:
     """One call: a conversation, and how it is to be answered."""
@@ -72,6 +77,8 @@ class Asked:
     messages: tuple[BaseMessage, ...]
     options: CallOptions
     base_names: frozenset[str]
+    held: bool = True
+    """Whether the backend can hold an answer to a pattern."""
 
     @property
     def by_route(self) -> bool:
@@ -125,9 +132,15 @@ class Asked:
             "temperature": options.temperature,
             "seed": options.seed,
             "stop": options.stop,
-            "pattern": answer_pattern(tools, options.tool_choice, parallel=options.parallel_tool_calls),
+            "pattern": self._pattern(tools),
         }
         return Plan(turn, generating, routing)
+
+    def _pattern(self, tools: tuple[Tool, ...]) -> str | None:
+        options = self.options
+        if not self.held and options.tool_choice in (None, "auto"):
+            return None
+        return answer_pattern(tools, options.tool_choice, parallel=options.parallel_tool_calls)
 
 
 @dataclass(frozen=True)

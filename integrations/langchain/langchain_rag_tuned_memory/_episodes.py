@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import uuid4
 
-import anyio
 from langchain_core.messages import BaseMessage, HumanMessage
 
 from langchain_rag_tuned_memory._failing import FailOpen
 from langchain_rag_tuned_memory._recording import Transcript, text_of
-from langchain_rag_tuned_memory._runs import CANCELLED, PAUSED, Ending, Run, Runs, ending_of
+from langchain_rag_tuned_memory._runs import CANCELLED, ENDED, PAUSED, Ending, Run, Runs, ending_of
+from langchain_rag_tuned_memory._to_its_end import to_its_end
 from langchain_rag_tuned_memory._turns import Turn
 from rag_tuned_memory import Step, StepKind
 from rag_tuned_memory.capture import EpisodeRecorder, steps
 from rag_tuned_memory.trajectory import trajectory_id
 
 SOURCE = "langchain"
-_GOAL_CHARACTERS = 2000
+GOAL_CHARACTERS = 2000
 
 
 class Episodes:
@@ -47,7 +47,7 @@ class Episodes:
         ending = ending_of(error)
         if run.transcript is not None and ending is not PAUSED:
             with self._fail_open("record an error", always=True):
-                run.transcript.episode.put(_stopped(error, ending))
+                run.transcript.episode.put(stopped(error, ending))
         return ending
 
     def tool_failed(self, run: Run, tool: str, call_id: str, error: BaseException) -> Ending:
@@ -78,11 +78,11 @@ class Episodes:
             return self._stored(run, ending)
         run.owed = ending
         self._note_equipment(run, run.transcript)
-        with self._fail_open("store an episode", always=always), anyio.CancelScope(shield=True):
+        with self._fail_open("store an episode", always=always):
             if ending.outcome is None:
-                await self._recorder.apause(run.transcript.episode)
+                await to_its_end(self._recorder.apause(run.transcript.episode))
             else:
-                await self._recorder.afinish(run.transcript.episode, ending.outcome)
+                await to_its_end(self._recorder.afinish(run.transcript.episode, ending.outcome))
             return self._stored(run, ending)
         return False
 
@@ -101,13 +101,14 @@ class Episodes:
     def close(self) -> None:
         """Store every run that is under way, as paused where it did not end."""
         for run in self.runs.every():
-            if not self.store(run, run.owed or PAUSED, always=True):
+            if not run.stored and not self.store(run, run.owed or PAUSED, always=True):
                 break
 
     def _stored(self, run: Run, ending: Ending | None) -> bool:
         if ending is not None:
             run.owed = None
-            self.runs.ended(run)
+            if ending.rank >= ENDED.rank:
+                self.runs.ended(run)
         return True
 
     def _begin(
@@ -122,7 +123,7 @@ class Episodes:
                     namespace,
                     source=SOURCE,
                     source_id=steps.storable(turn.source_id),
-                    goal=steps.storable(text_of(asked))[:_GOAL_CHARACTERS] if asked else "",
+                    goal=steps.storable(text_of(asked))[:GOAL_CHARACTERS] if asked else "",
                     started_at=turn.start,
                     metadata={"thread_id": thread} if thread else {},
                 )
@@ -135,7 +136,8 @@ def episode_id(namespace: str, turn: Turn) -> str:
     return trajectory_id(namespace, SOURCE, steps.storable(turn.source_id))
 
 
-def _stopped(error: BaseException, ending: Ending) -> Step:
+def stopped(error: BaseException, ending: Ending) -> Step:
+    """The step that tells why a run, or a model's call, ended."""
     ref = f"error-{uuid4()}"  # each time that a run fails is another one
     if ending is CANCELLED:
         text = f"The run was cancelled ({type(error).__name__})."

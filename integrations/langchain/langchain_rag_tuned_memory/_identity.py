@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
-from uuid import UUID
 
 from langgraph.config import get_config
 
-from langchain_rag_tuned_memory._namespaces import CONFIG_KEY, memory_of
+from langchain_rag_tuned_memory._namespaces import CONFIG_KEY, memory_of, named_by_run, namespace_text
 from rag_tuned_memory import Memories, Memory
 from rag_tuned_memory.errors import InvalidInput, InvalidNamespace
 from rag_tuned_memory.trajectory import validate_namespace
@@ -58,50 +57,21 @@ class Identity:
         if isinstance(self._namespace, str):
             return self._bound(self._namespace)
         if self._namespace is not None:
-            return self._bound(_text(self._namespace(runtime), "namespace"))
+            return self._bound(namespace_text(self._namespace(runtime), "namespace"))
         return self._bound(self._found(runtime, _present_config() if config is None else config))
 
     def _bound(self, namespace: str) -> Memory:
         return memory_of(self._memory, validate_namespace(namespace))
 
     def _found(self, runtime: Any, config: Mapping[str, Any]) -> str:
-        in_context = _member(getattr(runtime, "context", None), self._key)
-        in_config = (config.get("configurable") or {}).get(self._key)
-        given = in_config if in_context is None else in_context
-        user = getattr(getattr(runtime, "server_info", None), "user", None)
-        if user is not None:
-            return self._authenticated(user, given)
-        if given is not None:
-            place = f"configurable[{self._key!r}]" if in_context is None else f"context[{self._key!r}]"
-            return _text(given, place)
-        raise InvalidNamespace(
-            "this run does not say whose memory it uses",
-            remedy=f"Invoke the agent with context={{{self._key!r}: …}}, or with it in config['configurable']; or give"
-            " namespace= (text, or a callable that is given the runtime), or a Memory instead of Memories.",
-        )
-
-    def _authenticated(self, user: Any, given: Any) -> str:
-        identity = _text(_member(user, "identity"), "server user")
-        if given is not None and _text(given, self._key) != identity:
+        named = named_by_run(runtime, config.get("configurable") or {}, self._key)
+        if named is None:
             raise InvalidNamespace(
-                f"the server's user is {identity!r}, but the run names {given!r}",
-                place=self._key,
-                remedy="Leave it out, or give namespace=, a callable that decides who may use whose memory.",
+                "this run does not say whose memory it uses",
+                remedy=f"Invoke the agent with context={{{self._key!r}: …}}, or with it in config['configurable']; or"
+                " give namespace= (text, or a callable that is given the runtime), or a Memory instead of Memories.",
             )
-        return identity
-
-
-def _member(owner: Any, name: str) -> Any:
-    """An item of a mapping or an attribute of anything else; None where there is none."""
-    return owner.get(name) if isinstance(owner, Mapping) else getattr(owner, name, None)
-
-
-def _text(value: Any, place: str) -> str:
-    if isinstance(value, int | UUID) and not isinstance(value, bool):
-        value = str(value)
-    if not isinstance(value, str):
-        raise InvalidNamespace(f"must be text, is {value!r}", place=place, remedy="Name the tenant, e.g. 'alice'.")
-    return validate_namespace(value)
+        return named
 
 
 def _present_config() -> Mapping[str, Any]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Any
 
 from langchain_rag_tuned_memory._failing import FailOpen
 from langchain_rag_tuned_memory._plans import Call, Plan
 from rag_tuned_memory import Answer, Filter, Recollection, Route
 from rag_tuned_memory.errors import InvalidInput
-from rag_tuned_memory.recall.budget import estimate_tokens
+from rag_tuned_memory.recall.budget import estimate_tokens, within
 from rag_tuned_memory.recall.prompt import assemble
 from rag_tuned_memory.routing.base import Routing
 from rag_tuned_memory.store.base import NO_FILTER
@@ -19,7 +20,7 @@ _TUNED = (Route.TUNED, Route.BOTH)
 
 
 class Mode(StrEnum):
-    """How the memory helps: with recalled text only, with its own model's answer too, or by switching the adapter."""
+    """How the memory helps: by recalled text only, also by its tuned model's answer, or by switching the adapter."""
 
     RECALL = "recall"
     ADVISOR = "advisor"
@@ -70,12 +71,12 @@ class Recalling:
         if not query:
             return NOTHING
         where = self.where.model_copy(update={"without": (self.where.without or frozenset()) | {episode}})
-        within = replace(self, where=where)
+        own = replace(self, where=where)
         if self.mode is Mode.DRIVER:
-            return (yield from within._driver(query, fail_open))
+            return (yield from own._driver(query, fail_open))
         if self.mode is Mode.ADVISOR:
-            return (yield from within._advisor(query, fail_open))
-        return (yield from within._recall(query, self.token_budget))
+            return (yield from own._advisor(query, fail_open))
+        return (yield from own._recall(query))
 
     def again(self, said: Remembered, query: str, episode: str, fail_open: FailOpen) -> Plan[Remembered]:
         """What holds for a further model call of the turn: an adapter may have been replaced or barred meanwhile."""
@@ -88,18 +89,16 @@ class Recalling:
             return (yield from self.plan(query, episode, fail_open))
         return replace(said, adapter=adapter)
 
-    def _recall(self, query: str, budget: int, notes: tuple[tuple[str, str], ...] = ()) -> Plan[Remembered]:
-        call = Call("recall", {"query": query, "k": self.k, "token_budget": budget, "where": self.where})
-        found: Recollection = yield call
-        return Remembered(assemble(found, notes=notes))
+    def _recall(self, query: str) -> Plan[Remembered]:
+        found: Recollection = yield Call("recall", {"query": query, **self._limits})
+        return Remembered(assemble(found))
 
     def _driver(self, query: str, fail_open: FailOpen) -> Plan[Remembered]:
-        budget = {"k": self.k, "token_budget": self.token_budget, "where": self.where}
         routing: Routing | None = None
         with fail_open("decide who answers"):
-            routing = yield Call("decide", {"query": query, "task": True, **budget})
+            routing = yield Call("decide", {"query": query, "task": True, **self._limits})
         if routing is None:
-            return (yield from self._recall(query, self.token_budget))
+            return (yield from self._recall(query))
         decision = routing.decision
         shown = decision.route in (Route.RETRIEVAL, Route.BOTH) and not decision.abstain
         tuned = decision.route in _TUNED and not decision.abstain
@@ -111,22 +110,32 @@ class Recalling:
         )
 
     def _advisor(self, query: str, fail_open: FailOpen) -> Plan[Remembered]:
+        routing: Routing | None = None
+        with fail_open("decide who answers"):
+            routing = yield Call("decide", {"query": query, **self._limits})
+        if routing is None:
+            return (yield from self._recall(query))
         answer: Answer | None = None
-        with fail_open("answer by its own model"):
-            limits = {"where": self.where, "max_new_tokens": self.max_new_tokens}
-            answer = yield Call("answer", {"query": query, **limits})
+        # the base model would only read what the agent's own model is given to read
+        if routing.decision.route in _TUNED and not routing.decision.abstain:
+            with fail_open("answer by its own model"):
+                own = {"where": self.where, "max_new_tokens": self.max_new_tokens}
+                answer = yield Call("answer", {"query": query, **own})
         notes = _notes(answer)
         cost = _cost(notes)
         if cost > self.token_budget:
             notes, cost = (), 0
-        said = yield from self._recall(query, self.token_budget - cost, notes)
-        if answer is None:
-            return said
-        return replace(said, route=answer.route, adapter=answer.adapter)
+        found = within(routing.recollection, self.token_budget - cost, None)
+        said = answer or routing.decision
+        return Remembered(assemble(found, notes=notes), route=said.route, adapter=answer.adapter if answer else None)
+
+    @property
+    def _limits(self) -> dict[str, Any]:
+        return {"k": self.k, "token_budget": self.token_budget, "where": self.where}
 
 
 def _cost(notes: tuple[tuple[str, str], ...]) -> int:
-    """Tokens of the notes with their heading and, where there is nothing else, the fence."""
+    """Tokens of the notes with their heading and the fence."""
     return estimate_tokens([assemble(_EMPTY, notes=notes)])[0] if notes else 0
 
 
@@ -134,8 +143,8 @@ _EMPTY = Recollection(namespace="none", query="none", k=1)
 
 
 def _notes(answer: Answer | None) -> tuple[tuple[str, str], ...]:
-    """The answer of the memory's own model, with who gave it and how; none where it had nothing to say."""
-    if answer is None or answer.abstained or answer.route is Route.NONE or not answer.text.strip():
+    """What the tuned model said, with which one it is and how it answered."""
+    if answer is None or answer.abstained or answer.adapter is None or not answer.text.strip():
         return ()
-    who = f"adapter {answer.adapter}" if answer.adapter else "base model"
-    return ((f"The memory's own model ({who}, by {answer.route.value}; may be wrong)", answer.text.strip()),)
+    who = f"The memory's own model (adapter {answer.adapter}, by {answer.route.value}; may be wrong)"
+    return ((who, answer.text.strip()),)

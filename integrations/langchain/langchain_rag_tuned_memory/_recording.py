@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,6 +71,15 @@ def tool_result(message: ToolMessage, called: Called) -> Step:
     if message.status == "error":
         return steps.tool_result(name, "", call_id=called.call_id, error=text)
     return steps.tool_result(name, text, call_id=called.call_id)
+
+
+def tool_messages(result: Any) -> list[ToolMessage]:
+    """The messages in a tool's result, which may be a LangGraph command or a list of both."""
+    if isinstance(result, ToolMessage):
+        return [result]
+    if isinstance(update := getattr(result, "update", None), Mapping):
+        return tool_messages(update.get("messages"))
+    return [one for part in result for one in tool_messages(part)] if isinstance(result, list | tuple) else []
 
 
 def call_ids(message: BaseMessage) -> list[str]:

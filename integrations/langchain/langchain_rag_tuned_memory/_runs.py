@@ -9,11 +9,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from langgraph.errors import GraphBubbleUp
-
 from langchain_rag_tuned_memory._equipment import Equipment
 from langchain_rag_tuned_memory._recording import Transcript
 from rag_tuned_memory import Outcome
+
+try:
+    from langgraph.errors import GraphBubbleUp
+except ImportError:  # chains are recorded without it
+
+    class GraphBubbleUp(Exception):  # type: ignore[no-redef]
+        """Nothing raises it."""
+
 
 IDLE_SECONDS = 60.0
 """A run in which nothing happened for so long is stored as paused: nobody may ever go on with it."""
@@ -32,6 +38,7 @@ class Ending:
 PAUSED = Ending(0, None)
 CANCELLED = Ending(1, Outcome())
 FAILED = Ending(2, Outcome(success=False))
+ENDED = Ending(3, Outcome())
 
 
 def ending_of(error: BaseException) -> Ending:
@@ -58,31 +65,36 @@ class Run:
     """How it ended, where the store could not take it."""
     touched: float = field(default_factory=time.monotonic)
     _active: int = 0
-    _ending: Ending | None = None
+    _stopped: Ending | None = None
+    """As what it was stored last; None once it went on."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def entered(self) -> None:
-        """A model or a tool is called."""
+    def entered(self, *, goes_on: bool = False) -> None:
+        """A model or a tool is called. Tools are called beside one that stops the run; a model call goes on with it."""
         with self._lock:
             self._active += 1
             self.touched = time.monotonic()
+            if goes_on:
+                self._stopped = None
 
     def left(self, ending: Ending | None = None) -> Ending | None:
-        """A call is over. Returns how the run ends, once the last of the calls that run in parallel is over."""
+        """A call is over. Returns as what the run is to be stored, once no other call is under way beside it."""
         with self._lock:
             self._active -= 1
             self.touched = time.monotonic()
-            if ending is not None and (self._ending is None or ending.rank > self._ending.rank):
-                self._ending = ending
-            if self._active:
-                return None
-            ending, self._ending = self._ending, None
-            return ending
+            if ending is not None and (self._stopped is None or ending.rank > self._stopped.rank):
+                self._stopped = ending
+            return None if self._active else self._stopped
 
     @property
     def idle(self) -> bool:
         """Whether no model or tool is being called."""
         return self._active == 0
+
+    @property
+    def stored(self) -> bool:
+        """Whether the memory has all of it."""
+        return self._stopped is not None and self.owed is None
 
 
 class Runs:
@@ -101,7 +113,7 @@ class Runs:
             return run
 
     def ended(self, run: Run) -> None:
-        """It ended, or waits; if it goes on, it is a new one."""
+        """It ended; if it goes on all the same, it is a new one."""
         with self._lock:
             if self._runs.get(run.key) is run:
                 del self._runs[run.key]
@@ -120,4 +132,8 @@ class Runs:
             return run.idle and run.key != (namespace, source_id) and (earlier or now - run.touched > IDLE_SECONDS)
 
         with self._lock:
-            return [run for run in self._runs.values() if alone(run)][:_AT_ONCE]
+            found = [run for run in self._runs.values() if alone(run)]
+            for run in found:
+                if run.stored:
+                    del self._runs[run.key]
+        return [run for run in found if not run.stored][:_AT_ONCE]

@@ -12,9 +12,18 @@ from langchain_core.language_models import BaseChatModel, LangSmithParams, Langu
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable, RunnableConfig
-from pydantic import Field, SkipValidation
+from pydantic import Field, model_validator
 
-from langchain_rag_tuned_memory._asking import PER_CALL, ROUTE, Asked, Plan, base_name, base_names, call_options
+from langchain_rag_tuned_memory._asking import (
+    PER_CALL,
+    ROUTE,
+    Asked,
+    Plan,
+    base_name,
+    base_names,
+    call_options,
+    holds_patterns,
+)
 from langchain_rag_tuned_memory._namespaces import memory_of, with_namespace
 from langchain_rag_tuned_memory._telling import (
     PROVIDER,
@@ -32,6 +41,9 @@ from rag_tuned_memory.routing.answering import AnswerChunk
 from rag_tuned_memory.routing.base import Answer
 from rag_tuned_memory.serving.base import Chunk, Generation
 from rag_tuned_memory.store.base import Filter
+
+_NOT_OURS = {"timeout", "max_retries", "api_key"}
+"""What LangChain hands to every model: connections and their limits are the backend's."""
 
 
 class ChatRagTuned(BaseChatModel):
@@ -54,7 +66,9 @@ class ChatRagTuned(BaseChatModel):
     An answer's ``response_metadata`` carries ``model_name``, ``adapter`` and ``finish_reason``, and where the memory
     decided also ``route``, ``reason``, ``abstained`` and ``evidence`` (ids of trajectories).
 
-    Answers are not kept in LangChain's cache unless ``cache`` is given: a memory changes, and forgets.
+    LangChain's standard ``timeout``, ``max_retries`` and ``api_key`` are taken and not used: connections and their
+    limits are the backend's. Answers are not kept in LangChain's cache unless ``cache`` is given: a memory changes, and
+    forgets.
 
     Raises when called:
         InvalidNamespace: of many memories, none was named.
@@ -64,7 +78,7 @@ class ChatRagTuned(BaseChatModel):
         ModelNotPulled, BackendError, StoreError: see ``rag_tuned_memory.errors``.
     """
 
-    memory: SkipValidation[Memory | Memories] = Field(exclude=True, repr=False)
+    memory: Memory | Memories = Field(exclude=True, repr=False)
     namespace: str | None = None
     model: str = Field(default=ROUTE, min_length=1)
     k: int = Field(default=4, ge=1)
@@ -77,12 +91,23 @@ class ChatRagTuned(BaseChatModel):
     streaming: bool = False
     cache: BaseCache | bool | None = Field(default=False, exclude=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, given: Any) -> Any:
+        """LangChain leaves out what a model does not know: a misspelt name would do nothing."""
+        if isinstance(given, dict) and (unknown := set(given) - set(cls.model_fields) - _NOT_OURS):
+            raise ValueError(
+                f"unknown: {', '.join(sorted(unknown))}; allowed are {', '.join(sorted(cls.model_fields))}"
+            )
+        return given
+
     def bind_tools(
         self, tools: Sequence[Bindable], *, tool_choice: Choice = None, **kwargs: Any
     ) -> Runnable[LanguageModelInput, AIMessage]:
         """The model with tools to call; ``tool_choice`` is "auto", "any", "none" or a tool's name.
 
-        Calls keep to the tools' JSON schemas, by a grammar in the backend.
+        Calls keep to the tools' JSON schemas, by a grammar in the backend. An ``openai+…`` backend has none: what its
+        model writes is read all the same, but it cannot be made to call.
 
         Raises:
             InvalidInput: a tool that only its own provider can run, or a choice that is none of them.
@@ -186,10 +211,12 @@ class ChatRagTuned(BaseChatModel):
         self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]
     ) -> tuple[Memory, Asked]:
         """The memory of the call's namespace, and what is asked of it."""
-        memory = memory_of(self.memory, kwargs.pop("namespace", None) or self.namespace)
+        given = kwargs.pop("namespace", None)
+        memory = memory_of(self.memory, self.namespace if given is None else given)
         own = {name: getattr(self, name) for name in PER_CALL}
         stop = self.stop if stop is None else stop
-        return memory, Asked(tuple(messages), call_options({**own, **kwargs, "stop": stop or ()}), base_names(memory))
+        options = call_options({**own, **kwargs, "stop": stop or ()})
+        return memory, Asked(tuple(messages), options, base_names(memory), holds_patterns(memory))
 
     @property
     def _llm_type(self) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
+import functools
 import logging
 import weakref
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -30,7 +32,8 @@ from langchain_rag_tuned_memory._injection import with_block
 from langchain_rag_tuned_memory._namespaces import CONFIG_KEY
 from langchain_rag_tuned_memory._plans import Plan, aask, ask
 from langchain_rag_tuned_memory._recalling import NOTHING, Mode, Recalling, Remembered
-from langchain_rag_tuned_memory._runs import PAUSED, Ending, Run
+from langchain_rag_tuned_memory._recording import tool_messages
+from langchain_rag_tuned_memory._runs import ENDED, PAUSED, Ending, Run
 from langchain_rag_tuned_memory._turns import Turn, begun, messages_of, present
 from langchain_rag_tuned_memory.tools import CHANGING, memory_tools
 from rag_tuned_memory import Filter, Memories, Memory, Outcome
@@ -75,13 +78,14 @@ class RagTunedMemoryMiddleware(AgentMiddleware[MemoryState, Any, Any]):
     also by another process, goes on with the same episode.
 
     ``memory`` is of one namespace, or ``Memories``; for these ``namespace`` or the run says whose it is (see
-    ``Identity``). ``mode`` is ``recall`` (recalled text), ``advisor`` (also what the memory's own model answers) or
+    ``Identity``). ``mode`` is ``recall`` (recalled text), ``advisor`` (also what the memory's tuned model answers) or
     ``driver`` (the agent's model is served with the memory's adapters: each call gets ``model=<adapter>`` where the
     memory's routing says so). ``k`` passages and ``token_budget`` tokens at most are put into the prompt; ``where``
     restricts what is recalled. ``outcome`` is given the state at the end and says how the run went. ``tools`` adds
     ``memory_tools``, all or those named. ``on_error="raise"`` lets errors of the memory end the run; by default they
     are logged and the agent goes on without it. ``name`` tells two memories of one agent apart. ``recorder`` may be
-    shared; an own one is closed by ``close``, or when the program ends.
+    shared; an own one is closed by ``close``, or when the program ends. What is open when the object is collected lies
+    on disk, and the next recorder of the same home stores it.
 
     Raises:
         InvalidInput, InvalidNamespace: an argument is wrong; says which.
@@ -113,10 +117,13 @@ class RagTunedMemoryMiddleware(AgentMiddleware[MemoryState, Any, Any]):
         self._recalling = Recalling(_mode(mode), k, token_budget, where or Filter())
         self._fail_open = FailOpen(on_error, _log)
         self._outcome = outcome
-        own = EpisodeRecorder(memory) if record and recorder is None else None
-        self._episodes = Episodes((recorder or own) if record else None, self._fail_open)
+        self._own_recorder = EpisodeRecorder(memory) if record and recorder is None else None
+        self._episodes = Episodes((recorder or self._own_recorder) if record else None, self._fail_open)
         self._recovered = False
-        self._finish = weakref.finalize(self, _close, self._episodes, own)
+        self._at_exit = functools.partial(_close_at_exit, weakref.ref(self))
+        atexit.register(self._at_exit)
+        # an object that is collected leaves what is open on disk: storing would block whatever thread collects it
+        weakref.finalize(self, atexit.unregister, self._at_exit).atexit = False
         names = None if tools is True else tools or ()
         self.tools = memory_tools(memory, namespace=namespace, identity_key=identity_key, names=names)
 
@@ -127,7 +134,10 @@ class RagTunedMemoryMiddleware(AgentMiddleware[MemoryState, Any, Any]):
 
     def close(self) -> None:
         """Store the runs that are still open, as paused; closing twice is allowed."""
-        self._finish()
+        atexit.unregister(self._at_exit)
+        self._episodes.close()
+        if self._own_recorder is not None:
+            self._own_recorder.close()
 
     # hooks: each has an awaited twin, and both only carry out what the methods below decide
 
@@ -158,7 +168,7 @@ class RagTunedMemoryMiddleware(AgentMiddleware[MemoryState, Any, Any]):
     ) -> ModelResponse[Any]:
         """Put what is recalled into the call, and record its answer."""
         visit = self._visit(request.state, request.runtime)
-        visit.run.entered()
+        visit.run.entered(goes_on=True)
         try:
             with self._fail_open("recall"):
                 visit.run.remembered[_asked(visit)] = ask(visit.memory, self._plan(visit))
@@ -174,7 +184,7 @@ class RagTunedMemoryMiddleware(AgentMiddleware[MemoryState, Any, Any]):
     ) -> ModelResponse[Any]:
         """As ``wrap_model_call``, awaited."""
         visit = self._visit(request.state, request.runtime)
-        visit.run.entered()
+        visit.run.entered(goes_on=True)
         try:
             with self._fail_open("recall"):
                 visit.run.remembered[_asked(visit)] = await aask(visit.memory, self._plan(visit))
@@ -265,7 +275,7 @@ class RagTunedMemoryMiddleware(AgentMiddleware[MemoryState, Any, Any]):
             visit.run.remembered.clear()
         if visit.run.transcript is not None:
             with self._fail_open("record a tool's result"):
-                visit.run.transcript.returned(name, _call_id(request), _tool_messages(result))
+                visit.run.transcript.returned(name, _call_id(request), tool_messages(result))
         return result
 
     def _raised(self, visit: _Visit, request: ToolCallRequest, error: BaseException) -> Ending:
@@ -276,7 +286,7 @@ class RagTunedMemoryMiddleware(AgentMiddleware[MemoryState, Any, Any]):
         if self._outcome is not None:
             with self._fail_open("say how a run went"):
                 outcome = self._outcome(state)
-        return Ending(rank=3, outcome=outcome or Outcome())
+        return replace(ENDED, outcome=outcome or Outcome())
 
 
 def _mode(mode: Mode | str) -> Mode:
@@ -288,12 +298,12 @@ def _mode(mode: Mode | str) -> Mode:
         ) from None
 
 
-def _close(episodes: Episodes, recorder: EpisodeRecorder | None) -> None:
+def _close_at_exit(reference: weakref.ref[RagTunedMemoryMiddleware]) -> None:
+    middleware = reference()
     try:
-        episodes.close()
-        if recorder is not None:
-            recorder.close()
-    except Exception as error:  # the program ends; what is open lies on disk
+        if middleware is not None:
+            middleware.close()
+    except Exception as error:
         _log.warning("open episodes were not stored, and wait on disk for the next recorder: %s", error)
 
 
@@ -337,13 +347,3 @@ def _identified(response: ModelResponse[Any]) -> ModelResponse[Any]:
 
 def _call_id(request: ToolCallRequest) -> str:
     return str(request.tool_call["id"] or request.tool_call["name"])
-
-
-def _tool_messages(result: Any) -> list[ToolMessage]:
-    """The messages in a tool's result, which may be a command or a list of both."""
-    if isinstance(result, ToolMessage):
-        return [result]
-    if isinstance(result, Command):
-        update = result.update if isinstance(result.update, Mapping) else {}
-        return _tool_messages(update.get("messages"))
-    return [one for part in result for one in _tool_messages(part)] if isinstance(result, list | tuple) else []

@@ -9,7 +9,7 @@ from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, Callba
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableConfig
-from pydantic import Field, SkipValidation, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from langchain_rag_tuned_memory._namespaces import memory_of, with_namespace
 from langchain_rag_tuned_memory.documents import documents
@@ -37,7 +37,9 @@ class RagTunedRetriever(BaseRetriever):
         ModelNotPulled, MissingExtra, StoreError: see ``rag_tuned_memory.errors``.
     """
 
-    memory: SkipValidation[Memory | Memories] = Field(exclude=True, repr=False)
+    model_config = ConfigDict(extra="forbid")
+
+    memory: Memory | Memories = Field(exclude=True, repr=False)
     namespace: str | None = None
     k: int = Field(default=4, ge=1)
     token_budget: int | None = Field(default=None, ge=0)
@@ -61,7 +63,7 @@ class RagTunedRetriever(BaseRetriever):
         token_budget: int | None = None,
         where: Filter | Mapping[str, Any] | None = None,
     ) -> list[Document]:
-        memory = memory_of(self.memory, namespace or self.namespace)
+        memory = memory_of(self.memory, self.namespace if namespace is None else namespace)
         return documents(memory.recall(query, **self._limits(k, token_budget, where)))
 
     async def _aget_relevant_documents(
@@ -74,7 +76,7 @@ class RagTunedRetriever(BaseRetriever):
         token_budget: int | None = None,
         where: Filter | Mapping[str, Any] | None = None,
     ) -> list[Document]:
-        memory = memory_of(self.memory, namespace or self.namespace)
+        memory = memory_of(self.memory, self.namespace if namespace is None else namespace)
         return documents(await memory.arecall(query, **self._limits(k, token_budget, where)))
 
     def _limits(

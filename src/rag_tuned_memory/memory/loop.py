@@ -134,6 +134,8 @@ class Loop:
         self._lock = threading.Lock()
         self._stack = ExitStack()
         self._portal: BlockingPortal | None = None
+        self._was_closed = False
+        self._last: weakref.finalize[..., Any] | None = None
         self.iterations: weakref.WeakSet[Future[Any]] = weakref.WeakSet()
         """Those under way; one that was left and not yet collected would keep the loop from ending."""
 
@@ -142,6 +144,8 @@ class Loop:
         with self._lock:
             if self._portal is None:
                 self._portal = self._stack.enter_context(start_blocking_portal(name="rtm memory"))
+                if self._was_closed:  # by whoever would have closed it when the program ends
+                    self._last = weakref.finalize(self, _end, self._portal, self._stack, self._closing)
             return self._portal
 
     def close(self) -> None:
@@ -150,8 +154,17 @@ class Loop:
             if self._portal is not None:
                 for task in list(self.iterations):
                     task.cancel()
+                if self._last is not None:
+                    self._last.detach()
                 try:
-                    self._portal.call(self._closing)
+                    _end(self._portal, self._stack, self._closing)
                 finally:
                     self._portal = None
-                    self._stack.close()
+            self._was_closed = True
+
+
+def _end(portal: BlockingPortal, stack: ExitStack, closing: Callable[[], Awaitable[None]]) -> None:
+    try:
+        portal.call(closing)
+    finally:
+        stack.close()

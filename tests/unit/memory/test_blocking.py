@@ -57,6 +57,24 @@ def test_a_route_may_be_given_as_text(memory: Memory) -> None:
     assert memory.answer("which disk is full?", route="retrieval").route is Route.RETRIEVAL  # type: ignore[arg-type]
 
 
+def test_a_memory_that_is_used_after_its_close_does_not_keep_the_program(tmp_path: Path) -> None:
+    program = f"""
+from rag_tuned_memory import Memory, Settings
+from rag_tuned_memory.errors import StoreError
+memory = Memory("a", settings=Settings(home={str(tmp_path)!r}, embedder="hashing"))
+memory.record({{"steps": [{{"kind": "message", "text": "x"}}]}})
+for _ in range(3):
+    memory.close()
+    try:
+        memory.stats()
+    except StoreError:
+        pass
+print("ended")
+"""
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "ended\n", "")
+
+
 def test_a_decision_generates_nothing(memory: Memory, backend: ScriptedBackend) -> None:
     memory.record(episode())
     routing = memory.decide("which disk is full?", k=2, token_budget=None)

@@ -242,6 +242,12 @@ class TestArguments:
         for message in both(chat, asked, stop=["idea", "zz"]):
             assert str(message.content).strip() == "no"
 
+    def test_a_misspelt_field_is_not_swallowed(self, memory: Memory) -> None:
+        with pytest.raises(ValueError, match=r"unknown: temprature; allowed are .*temperature"):
+            ChatRagTuned(memory=memory, temprature=1, timeout=3)  # type: ignore[call-arg]
+        with pytest.raises(ValueError, match="instance of Memory"):
+            ChatRagTuned(memory="operations")  # type: ignore[arg-type]
+
     def test_tokens_are_estimated_without_a_tokenizer(self, filled: Memory) -> None:
         model = ChatRagTuned(memory=filled)
         assert model.get_num_tokens("which disk is full?") == 6
@@ -303,6 +309,10 @@ class TestManyNamespaces:
         ):
             with pytest.raises(InvalidNamespace, match="names none"):
                 ask()
+
+    def test_an_empty_name_is_not_taken_for_none(self, memories: Memories) -> None:
+        with pytest.raises(InvalidNamespace, match="non-empty"):
+            ChatRagTuned(memory=memories, namespace="alice").invoke(QUESTION, namespace="")
 
     def test_another_namespace_s_adapter_is_not_found(self, memories: Memories, tmp_path: Path) -> None:
         name = register(memories.of("alice").registry, "alice", tmp_path, ["one"], sequence=1).name

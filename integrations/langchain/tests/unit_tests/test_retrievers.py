@@ -87,6 +87,13 @@ def test_a_misspelt_argument_is_not_swallowed(filled: Memory) -> None:
 def test_a_memory_is_needed() -> None:
     with pytest.raises(ValueError, match="memory"):
         RagTunedRetriever()  # type: ignore[call-arg]
+    with pytest.raises(ValueError, match="instance of Memory"):
+        RagTunedRetriever(memory="operations")  # type: ignore[arg-type]
+
+
+def test_a_misspelt_field_is_not_swallowed(memory: Memory) -> None:
+    with pytest.raises(ValueError, match="top_k"):
+        RagTunedRetriever(memory=memory, top_k=3)  # type: ignore[call-arg]
 
 
 class TestManyNamespaces:
@@ -129,6 +136,10 @@ class TestManyNamespaces:
             retriever.invoke(QUERY, config)
         with pytest.raises(InvalidNamespace, match="names none"):
             asyncio.run(retriever.ainvoke(QUERY, config))
+
+    def test_an_empty_name_is_not_taken_for_none(self, memories: Memories) -> None:
+        with pytest.raises(InvalidNamespace, match="non-empty"):
+            RagTunedRetriever(memory=memories, namespace="alice").invoke(QUERY, namespace="")
 
 
 def test_a_bound_memory_never_answers_for_another_namespace(filled: Memory) -> None:

@@ -225,6 +225,16 @@ def test_nested_schemas_are_held_to_their_types(model_that: Open) -> None:
     assert not re.fullmatch(held_to, call.replace('"port": 2', '"port": "two"'))
 
 
+def test_an_endpoint_that_cannot_hold_answers_is_read_all_the_same(settings: Settings) -> None:
+    call = '<tool_call>[{"name": "restart", "arguments": {"service": "api", "how": "soft"}}]</tool_call>'
+    backend = ScriptedBackend(lambda request: call)
+    endpoint = settings.model_copy(update={"backend": "openai+https://host/v1"})
+    with Memory("operations", settings=endpoint, backend=backend) as memory:
+        bound = ChatRagTuned(memory=memory, model="base").bind_tools([restart])
+        assert bound.invoke("x").tool_calls[0]["args"]["service"] == "api"
+    assert backend.requests[-1].pattern is None
+
+
 class TestAgents:
     QUESTION = "restart 'api' now"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import gc
 import json
 import logging
@@ -266,6 +267,11 @@ def test_nothing_of_the_memory_is_serialised_or_shown(settings: Settings) -> Non
         assert llm.to_dict()["model"] == "route"
 
 
+def test_a_copy_asks_the_same_memory(memory: Memory, adapter: str) -> None:
+    for one in (copy.deepcopy(RagTunedLLM(memory)), RagTunedLLM(memory).model_copy(update={"max_tokens": 9})):
+        assert one.chat(CHAT).raw["adapter"] == adapter
+
+
 async def test_each_user_has_his_own_adapter(memories: Memories, tmp_path: Path) -> None:
     from contextvars import ContextVar
 
@@ -437,6 +443,19 @@ async def test_a_function_agent(settings: Settings, tmp_path: Path, streaming: b
         shown = [event for event in events if isinstance(event, AgentStream)]
         assert bool(shown) is streaming
         assert all("<tool_call>" not in event.delta for event in shown)
+
+
+async def test_a_task_goes_to_an_adapter_that_was_taught_to_act(settings: Settings, tmp_path: Path) -> None:
+    with scripted(settings, acting) as memory:
+        llm = RagTunedLLM(memory)
+        adopt(memory, tmp_path, [ASKED], acting=1.0, acting_base=1.0)
+        answering, acts = await llm.achat(CHAT), await llm.achat_with_tools(TOOLS, user_msg=ASKED)
+        assert (answering.raw["route"], acts.raw["route"]) == ("tuned", "retrieval")
+        assert acts.raw["reason"] == "operations-v1 was not taught how to act"
+        assert acts.raw["evidence"][0] == FIRST.id
+        adopt(memory, tmp_path, [ASKED], acting=1.0, acting_base=0.2, acting_beside=0.9)
+        acts = llm.chat_with_tools(TOOLS, user_msg="Do what nobody ever did with INC-0000.")
+        assert (acts.raw["route"], acts.raw["adapter"]) == ("tuned", "operations-v2")
 
 
 async def test_a_tool_that_fails_is_told_to_the_model(settings: Settings) -> None:

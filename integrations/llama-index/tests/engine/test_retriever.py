@@ -112,6 +112,8 @@ async def test_an_empty_query_is_told(memory: Memory, query: str) -> None:
 async def test_a_memory_that_fails_gives_nothing_and_a_warning(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
+    with Memory("alice", settings=settings) as memory:
+        memory.record_many(incidents("alice", episodes=1))
     with Memory("alice", settings=settings, embedder=NotPulled()) as memory, caplog.at_level(logging.WARNING):
         retriever = RagTunedRetriever(memory)
         assert retriever.retrieve(ASKED) == []

@@ -91,9 +91,15 @@ class Asked:
         return question_of(self.chat) if self.options.model == ROUTE else ""
 
     @property
+    def acting(self) -> bool:
+        """Whether the model has tools to call: what it is asked is then a task, and no question."""
+        return may_call(self.options.tools, self.options.tool_choice)
+
+    @property
     def recalling(self) -> dict[str, Any]:
         """Arguments of ``Memory.decide``."""
-        return {"k": self.options.k, "token_budget": self.options.token_budget, "where": self.options.where}
+        limits = {"k": self.options.k, "token_budget": self.options.token_budget, "where": self.options.where}
+        return {**limits, "task": self.acting}
 
     def plan(self, routing: Routing | None, why: str = "asked for") -> Plan:
         """What is asked of which model. ``routing`` is what the memory chose; else ``why`` it did not.
@@ -102,15 +108,14 @@ class Asked:
             InvalidInput: a message or a tool that the model cannot be told of, or a call required of no tool.
         """
         options = self.options
-        acting = may_call(options.tools, options.tool_choice)
-        tools = served(options.tools) if acting else ()
+        tools = served(options.tools) if self.acting else ()
         messages = conversation(turns(self.chat), tools)
         named = None if options.model in (ROUTE, BASE, self.base) else options.model
         turn = Turn(messages, named)
         told: dict[str, Any] = {"route": None, "reason": why, "evidence": []}
         if routing is not None:
             shown = any(has_injected(message.content) for message in messages)
-            turn = self._directed(turn, routing, acting=acting, shown=shown)
+            turn = self._directed(turn, routing, shown=shown)
             told = _told(routing, shown=shown)
         choice = "required" if options.tool_required and options.tool_choice is None else options.tool_choice
         generating = {
@@ -123,12 +128,12 @@ class Asked:
             "pattern": answer_pattern(tools, choice, parallel=options.allow_parallel_tool_calls),
         }
         told |= {"abstained": turn.abstention is not None, "namespace": self.namespace}
-        return Plan(generating, told, acting, _saying(turn.abstention) if turn.abstention is not None else None)
+        return Plan(generating, told, self.acting, _saying(turn.abstention) if turn.abstention is not None else None)
 
-    def _directed(self, turn: Turn, routing: Routing, *, acting: bool, shown: bool) -> Turn:
+    def _directed(self, turn: Turn, routing: Routing, *, shown: bool) -> Turn:
         """By the route; a chat that already shows what was recalled is not told it again."""
         if not shown:
-            return directed(turn.messages, routing.decision, routing.recollection, acting=acting)
+            return directed(turn.messages, routing.decision, routing.recollection, acting=self.acting)
         tuned = routing.decision.route in (Route.TUNED, Route.BOTH)
         return Turn(turn.messages, routing.decision.features.adapter if tuned else None)
 

@@ -43,6 +43,9 @@ class Binding:
         """The base model's name."""
         return self._memory.settings.model
 
+    def __deepcopy__(self, memo: dict[int, object]) -> Binding:
+        return self  # a copy of what uses a memory uses the same one
+
     def memory(self) -> Memory:
         """The memory of the present call. Raises InvalidNamespace where its namespace is missing, or not allowed."""
         named = self._namespace() if callable(self._namespace) else self._namespace
