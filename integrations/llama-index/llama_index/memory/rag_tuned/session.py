@@ -123,8 +123,8 @@ class Session:
                         self._record(one.message)
                     except Exception as error:
                         failures.append(error)
-        for error in failures:
-            overlook(error, on_error or "log", _log, "a message is not recorded")
+        for failure in failures:
+            overlook(failure, on_error or "log", _log, "a message is not recorded")
 
     def replace(self, messages: Sequence[ChatMessage]) -> None:
         """Other messages in the place of all; what was recorded stays, and none of them is recorded."""
