@@ -1,7 +1,7 @@
 """Two agents of an AgentWorkflow that share a namespace, and a recorder that keeps what each of them did.
 
     python agent_workflow.py             no weights: a hashing embedder, and models that follow a few rules
-    python agent_workflow.py --real      the models that `rtm pull` brought, served in this process or by RTM_BACKEND
+    python agent_workflow.py --real      what RTM_MODEL and RTM_BACKEND name (the default is too small to call tools)
 
 One agent finds out what is wrong and hands over to the other, which puts it right. The recorder sees every step of
 both, also of runs that fail: so the memory itself records nothing here (``record=False``).
@@ -37,7 +37,7 @@ def remove_logs(host: str) -> str:
 
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--real", action="store_true", help="ask the models that were pulled")
+    parser.add_argument("--real", action="store_true", help="ask the model that the settings (RTM_*) name")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as home, open_memory(Path(home), real=given.real) as memory:
         async with TrajectoryRecorder(memory) as recorder:

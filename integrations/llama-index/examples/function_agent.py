@@ -1,7 +1,7 @@
 """A FunctionAgent that remembers what an earlier session of it did.
 
     python function_agent.py             no weights: a hashing embedder, and a model that follows a few rules
-    python function_agent.py --real      the models that `rtm pull` brought, served in this process or by RTM_BACKEND
+    python function_agent.py --real      what RTM_MODEL and RTM_BACKEND name (the default is too small to call tools)
 
 On Monday the agent finds out why an order is late. On Tuesday another one is: the memory shows what helped, and the
 agent need not look for the reason again.
@@ -37,7 +37,7 @@ def send_invoice(order: int) -> str:
 
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--real", action="store_true", help="ask the models that were pulled")
+    parser.add_argument("--real", action="store_true", help="ask the model that the settings (RTM_*) name")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as home, open_memory(Path(home), real=given.real) as memory:
         agent = FunctionAgent(tools=[tracking, send_invoice], llm=RagTunedLLM(memory, model="base"))

@@ -10,6 +10,7 @@ import logging
 import pickle
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,12 @@ def test_many_namespaces_need_one_named(memories: Memories) -> None:
 def test_nobody_is_nobody() -> None:
     with pytest.raises(InvalidNamespace, match="nobody is named"):
         RagTunedMemory.from_defaults(token_limit=100)
+
+
+def test_whose_it_is_does_not_change(memories: Memories) -> None:
+    session = RagTunedMemory(memories, namespace="alice")
+    with pytest.raises(ValueError, match="frozen"):
+        session.namespace = "bob"
 
 
 def test_something_else_is_no_memory() -> None:
@@ -506,6 +513,42 @@ def test_errors_are_raised_where_that_is_wanted(memory: Memory, monkeypatch: pyt
     with pytest.raises(StoreUnavailable):
         session.put(assistant("It is."))
     assert len(session.get_all()) == 2
+
+
+def test_a_message_that_cannot_be_recorded_stops_no_other(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = RagTunedMemory(memory, on_error="raise")
+    begin, failures = session._session.link().recorder.begin, [RuntimeError("no begin")]
+
+    def failing(*args: Any, **kwargs: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return begin(*args, **kwargs)
+
+    monkeypatch.setattr(session._session.link().recorder, "begin", failing)
+    with pytest.raises(RuntimeError, match="no begin"):
+        session.put_messages([user("one"), assistant("two")])
+    session.put_messages([user("three"), assistant("four")])
+    assert len(session.get_all()) == 4
+    assert texts(memory)[-2:] == ["three", "four"]
+
+
+def test_threads_lose_nothing(memory: Memory) -> None:
+    shared = RagTunedMemory(memory, session_id="shared", on_error="raise")
+
+    def work(number: int) -> None:
+        own = RagTunedMemory(memory, session_id=f"own-{number}", on_error="raise")
+        for turn in range(3):
+            own.put_messages([user(f"q {number} {turn}"), assistant(f"a {number} {turn}")])
+            own.get()
+            shared.put(user(f"shared {number} {turn}"))
+            shared.get()
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(8)))
+    shared.flush()
+    made = [f"{kind} {number} {turn}" for kind in ("q", "a", "shared") for number in range(8) for turn in range(3)]
+    assert sorted(texts(memory)) == sorted(made)
+    assert len(shared.get_all()) == 24
 
 
 # as JSON
