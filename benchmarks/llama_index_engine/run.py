@@ -31,13 +31,13 @@ from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.instrumentation.events import BaseEvent
 from llama_index.core.instrumentation.events.llm import LLMChatEndEvent
-from llama_index.core.schema import BaseNode, TextNode
+from llama_index.core.schema import BaseNode, QueryBundle, TextNode
 from pydantic import PrivateAttr
 
 from llama_index.memory.rag_tuned import RagTunedLLM, RagTunedQueryEngine
 from rag_tuned_memory import Memory, Recipe, Route, Settings, Trajectory
 from rag_tuned_memory.distil.facts import is_correct, normalise
-from rag_tuned_memory.distil.gather import select
+from rag_tuned_memory.distil.gather import Selection, select
 from rag_tuned_memory.distil.phrasing import is_abstention
 from rag_tuned_memory.distil.recipe import Gate
 from rag_tuned_memory.embedding import open_embedder
@@ -55,6 +55,8 @@ NAMESPACE = "history"
 RECIPE = Recipe(local_facts=1, gate=Gate(abstention=0.0))
 """Of each episode one fact. Declining is left to routing, where the gate would ask it of the adapter alone."""
 ENGINES = ("plain", "plain_steps", "retrieval", "tuned", "both", "routed")
+READING = ("plain", "plain_steps", "retrieval")
+"""Those that show a model what was searched."""
 KINDS = ("local", "global", "unknown")
 NTH_RUN = re.compile(r", run \d+\b")
 """Tells runs of one task apart by their order, which no record says: such questions are left out, as nothing that reads
@@ -200,21 +202,39 @@ def engines(memory: Memory, home: Path) -> dict[str, BaseQueryEngine]:
     return found
 
 
-def asked(memory: Memory) -> list[Question]:
-    async def chosen() -> list[Question]:
+def selected(memory: Memory) -> Selection:
+    async def chosen() -> Selection:
         store = open_store(memory.settings.store_url)
         try:
-            selection = await select(store, NAMESPACE, RECIPE)
+            return await select(store, NAMESPACE, RECIPE)
         finally:
             await store.close()
-        return questions_for(selection, limits={"unknown": UNKNOWN})
 
-    return [one for one in anyio.run(chosen) if one.kind in KINDS and not NTH_RUN.search(one.text)]
+    return anyio.run(chosen)
+
+
+def asked(selection: Selection) -> list[Question]:
+    found = questions_for(selection, limits={"unknown": UNKNOWN})
+    return [one for one in found if one.kind in KINDS and not NTH_RUN.search(one.text)]
+
+
+def shares_found(questions: Sequence[Question], selection: Selection, engines: dict[str, Any]) -> dict[str, float]:
+    """Of the local questions, the share where a node of the right episode is among those that a model is shown."""
+    right = {fact.id: set(fact.trajectory_ids) for fact in selection.facts}
+    local = [one for one in questions if one.kind == "local"]
+    shares = {}
+    for name in READING:
+        nodes = [engines[name].retrieve(QueryBundle(one.text)) for one in local]
+        of = [{(node.node.ref_doc_id or node.node.node_id).split("/")[0] for node in found} for found in nodes]
+        hits = [bool(ids & right[str(one.fact_id)]) for one, ids in zip(local, of, strict=True)]
+        shares[name] = round(sum(hits) / len(hits), 3)
+    return shares
 
 
 def ask(memory: Memory, home: Path, seconds: float) -> None:
     get_dispatcher().add_event_handler(SPENT)
-    questions, all_engines = asked(memory), engines(memory, home)
+    selection, all_engines = selected(memory), engines(memory, home)
+    questions = asked(selection)
     done = {(row["engine"], row["question"]) for row in read_rows()}
     left = [(name, one) for one in questions for name in ENGINES if (name, one.text) not in done]
     end = time.monotonic() + seconds
@@ -227,7 +247,9 @@ def ask(memory: Memory, home: Path, seconds: float) -> None:
             rows.flush()
             if number % 10 == 0:
                 print(f"{number}/{len(left)}", flush=True)
-    found = figures(read_rows()) | {"stamp": stamp(memory, questions)}
+    found = figures(read_rows())
+    found["share_found"] = shares_found(questions, selection, all_engines)
+    found["stamp"] = stamp(memory, questions)
     RESULT.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(found, indent=2))
 
