@@ -31,7 +31,7 @@ else:
 
 _log = logging.getLogger(__name__)
 _INTERNAL = frozenset({"lc_internal_call", "lc_source"})
-"""Either marks a model call of middleware: a summary, routing, a note of a tuned model. Older versions set the second."""
+"""Either marks a call of middleware's own: a summary, routing, a tuned model's note. Older versions set the second."""
 _THREADS = 1000
 """Of so many conversations the last episode is known."""
 
