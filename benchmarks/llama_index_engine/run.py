@@ -27,6 +27,10 @@ import anyio
 from llama_index.core import Document, StorageContext, VectorStoreIndex, load_index_from_storage
 from llama_index.core.base.base_query_engine import BaseQueryEngine
 from llama_index.core.embeddings import BaseEmbedding
+from llama_index.core.instrumentation import get_dispatcher
+from llama_index.core.instrumentation.event_handlers import BaseEventHandler
+from llama_index.core.instrumentation.events import BaseEvent
+from llama_index.core.instrumentation.events.llm import LLMChatEndEvent
 from llama_index.core.schema import BaseNode, TextNode
 from pydantic import PrivateAttr
 
@@ -56,7 +60,7 @@ NTH_RUN = re.compile(r", run \d+\b")
 """Tells runs of one task apart by their order, which no record says: such questions are left out, as nothing that reads
 could answer them."""
 UNKNOWN = 24
-ANSWER_TOKENS, K, TOKEN_BUDGET = 64, 4, 320
+ANSWER_TOKENS, K, TOKEN_BUDGET = 32, 4, 320
 OTHER_WORDS = {
     "CA": ("California",),
     "CO": ("Colorado",),
@@ -209,9 +213,10 @@ def asked(memory: Memory) -> list[Question]:
 
 
 def ask(memory: Memory, home: Path, seconds: float) -> None:
+    get_dispatcher().add_event_handler(SPENT)
     questions, all_engines = asked(memory), engines(memory, home)
     done = {(row["engine"], row["question"]) for row in read_rows()}
-    left = [(name, one) for name in ENGINES for one in questions if (name, one.text) not in done]
+    left = [(name, one) for one in questions for name in ENGINES if (name, one.text) not in done]
     end = time.monotonic() + seconds
     with ROWS.open("a", encoding="utf-8") as rows:
         for number, (name, question) in enumerate(left):
@@ -221,14 +226,28 @@ def ask(memory: Memory, home: Path, seconds: float) -> None:
             rows.write(json.dumps(answer(name, all_engines[name], question), ensure_ascii=False) + "\n")
             rows.flush()
             if number % 10 == 0:
-                print(f"{number}/{len(left)} {name}", flush=True)
+                print(f"{number}/{len(left)}", flush=True)
     found = figures(read_rows()) | {"stamp": stamp(memory, questions)}
     RESULT.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(found, indent=2))
 
 
+class Spent(BaseEventHandler):
+    """Counts the tokens of prompts that an index's engine gives its LLM."""
+
+    prompt_tokens: int = 0
+
+    def handle(self, event: BaseEvent, **kwargs: Any) -> None:
+        """Called by LlamaIndex."""
+        if isinstance(event, LLMChatEndEvent) and event.response:
+            self.prompt_tokens += event.response.raw["usage"]["prompt_tokens"]
+
+
+SPENT = Spent()
+
+
 def answer(name: str, engine: BaseQueryEngine, question: Question) -> dict[str, Any]:
-    started = time.perf_counter()
+    SPENT.prompt_tokens, started = 0, time.perf_counter()
     response = engine.query(question.text)
     seconds = time.perf_counter() - started
     told = response.metadata or {}
@@ -243,6 +262,7 @@ def answer(name: str, engine: BaseQueryEngine, question: Question) -> dict[str, 
         "adapter": told.get("adapter"),
         "reason": told.get("reason"),
         "nodes": len(response.source_nodes),
+        "prompt_tokens": told.get("prompt_tokens", SPENT.prompt_tokens),
         "seconds": round(seconds, 3),
     }
 
@@ -272,7 +292,7 @@ def read_rows() -> list[dict[str, Any]]:
 
 
 def figures(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Shares by engine and kind, and the median seconds of an answer."""
+    """Shares by engine and kind, and the mean length of the prompts of an answer."""
     names = [name for name in ENGINES if any(row["engine"] == name for row in rows)]
 
     def shares(judge: Callable[[dict[str, Any]], bool], kinds: Sequence[str]) -> dict[str, dict[str, float]]:
@@ -287,8 +307,9 @@ def figures(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "questions": {kind: len({row["question"] for row in rows if row["kind"] == kind}) for kind in KINDS},
         "share_right": shares(is_right, KINDS),
         "share_mentioned": shares(is_mentioned, KINDS[:2]),
-        "median_seconds": {
-            name: statistics.median(row["seconds"] for row in rows if row["engine"] == name) for name in names
+        "mean_prompt_tokens": {
+            name: round(statistics.mean(row["prompt_tokens"] for row in rows if row["engine"] == name))
+            for name in names
         },
     }
 
