@@ -121,30 +121,44 @@ class Transcript:
     def __init__(self, episode: OpenEpisode) -> None:
         self.episode = episode
         self._seen: dict[str, tuple[object, object]] = {}
-        self._callers: dict[str, list[str]] = {}
+        self._answers: dict[str, list[str]] = {}
         """The answers in which a call id occurred, in their order."""
+        self._calls: dict[str, Called] = {}
+        """The last call of each id."""
+        self._results: dict[str, Called] = {}
+        """The calls that tool messages belong to."""
         self._lock = threading.Lock()
 
     def observe(self, messages: Iterable[BaseMessage]) -> None:
         """Put what is new or changed in these messages, which stand in the order of the conversation."""
+        seen = self._seen
         with self._lock:
-            made: dict[str, Called] = {}
             for place, message in enumerate(messages):
                 ref = message.id or f"message-{place}"
-                for call, tool in zip(call_ids(message), _tools(message), strict=True):
-                    made[call] = Called(self._made(call, ref), tool)
                 # objects, not values: a message is replaced or gets new content, and comparing text takes time
-                content = (message.content, getattr(message, "tool_calls", None))
-                seen = self._seen.get(ref)
-                if seen is None or seen[0] is not content[0] or seen[1] is not content[1]:
-                    for step in steps_of(message, ref, lambda call: made.get(call, Called(call))):
-                        self.episode.put(step)
-                    self._seen[ref] = content
+                content, calls = message.content, getattr(message, "tool_calls", None)
+                known = seen.get(ref)
+                if known is None or known[0] is not content or known[1] is not calls:
+                    self._put(message, ref)
+                    seen[ref] = (content, calls)
+
+    def _put(self, message: BaseMessage, ref: str) -> None:
+        made = {
+            call: self._made(call, ref, tool) for call, tool in zip(call_ids(message), _tools(message), strict=True)
+        }
+
+        def lookup(call: str) -> Called:
+            if isinstance(message, ToolMessage):
+                return self._results.setdefault(ref, self._calls.get(call, Called(call)))
+            return made[call]
+
+        for step in steps_of(message, ref, lookup):
+            self.episode.put(step)
 
     def called(self, name: str, arguments: Any, call_id: str) -> None:
         """Put a tool call as it is carried out, which somebody may have changed since the model asked for it."""
         with self._lock:
-            answers = self._callers.get(call_id)
+            answers = self._answers.get(call_id)
             ref = answers[-1] if answers else None
             self.episode.put(steps.tool_call(name, arguments, call_id=self._latest(call_id), ref=ref))
 
@@ -162,15 +176,18 @@ class Transcript:
         with self._lock:
             self.episode.put(steps.tool_result(name, None, call_id=self._latest(call_id), error=error))
 
-    def _made(self, call_id: str, answer: str) -> str:
-        """The unique id of the call that ``answer`` made."""
-        answers = self._callers.setdefault(call_id, [])
+    def _made(self, call_id: str, answer: str, tool: str | None) -> Called:
+        """The call of this id that ``answer`` made."""
+        answers = self._answers.setdefault(call_id, [])
         if answer not in answers:
             answers.append(answer)
-        return _numbered(call_id, answers.index(answer))
+        called = Called(_numbered(call_id, answers.index(answer)), tool)
+        if answer == answers[-1]:
+            self._calls[call_id] = called
+        return called
 
     def _latest(self, call_id: str) -> str:
-        return _numbered(call_id, len(self._callers.get(call_id, [call_id])) - 1)
+        return self._calls[call_id].call_id if call_id in self._calls else call_id
 
 
 def _numbered(call_id: str, place: int) -> str:

@@ -362,7 +362,7 @@ def check(memories: Memories, driver: Driver) -> None:
             if step.kind is StepKind.TOOL_RESULT:
                 called = calls[step.call_id]
                 results.append(called)
-                assert (step.error or step.text) in (made.results[called][-1], reached.results[called][-1])
+                assert (step.error or step.text) in [*made.results[called][-1:], *reached.results[called][-1:]]
     between(made.results, results, made.results)
 
 
