@@ -27,13 +27,17 @@ import anyio
 from llama_index.core import Document, StorageContext, VectorStoreIndex, load_index_from_storage
 from llama_index.core.base.base_query_engine import BaseQueryEngine
 from llama_index.core.embeddings import BaseEmbedding
-from llama_index.core.schema import BaseNode, TextNode
+from llama_index.core.instrumentation import get_dispatcher
+from llama_index.core.instrumentation.event_handlers import BaseEventHandler
+from llama_index.core.instrumentation.events import BaseEvent
+from llama_index.core.instrumentation.events.llm import LLMChatEndEvent
+from llama_index.core.schema import BaseNode, QueryBundle, TextNode
 from pydantic import PrivateAttr
 
 from llama_index.memory.rag_tuned import RagTunedLLM, RagTunedQueryEngine
 from rag_tuned_memory import Memory, Recipe, Route, Settings, Trajectory
 from rag_tuned_memory.distil.facts import is_correct, normalise
-from rag_tuned_memory.distil.gather import select
+from rag_tuned_memory.distil.gather import Selection, select
 from rag_tuned_memory.distil.phrasing import is_abstention
 from rag_tuned_memory.distil.recipe import Gate
 from rag_tuned_memory.embedding import open_embedder
@@ -51,12 +55,14 @@ NAMESPACE = "history"
 RECIPE = Recipe(local_facts=1, gate=Gate(abstention=0.0))
 """Of each episode one fact. Declining is left to routing, where the gate would ask it of the adapter alone."""
 ENGINES = ("plain", "plain_steps", "retrieval", "tuned", "both", "routed")
+READING = ("plain", "plain_steps", "retrieval")
+"""Those that show a model what was searched."""
 KINDS = ("local", "global", "unknown")
 NTH_RUN = re.compile(r", run \d+\b")
 """Tells runs of one task apart by their order, which no record says: such questions are left out, as nothing that reads
 could answer them."""
 UNKNOWN = 24
-ANSWER_TOKENS, K, TOKEN_BUDGET = 64, 4, 320
+ANSWER_TOKENS, K, TOKEN_BUDGET = 32, 4, 320
 OTHER_WORDS = {
     "CA": ("California",),
     "CO": ("Colorado",),
@@ -196,22 +202,41 @@ def engines(memory: Memory, home: Path) -> dict[str, BaseQueryEngine]:
     return found
 
 
-def asked(memory: Memory) -> list[Question]:
-    async def chosen() -> list[Question]:
+def selected(memory: Memory) -> Selection:
+    async def chosen() -> Selection:
         store = open_store(memory.settings.store_url)
         try:
-            selection = await select(store, NAMESPACE, RECIPE)
+            return await select(store, NAMESPACE, RECIPE)
         finally:
             await store.close()
-        return questions_for(selection, limits={"unknown": UNKNOWN})
 
-    return [one for one in anyio.run(chosen) if one.kind in KINDS and not NTH_RUN.search(one.text)]
+    return anyio.run(chosen)
+
+
+def asked(selection: Selection) -> list[Question]:
+    found = questions_for(selection, limits={"unknown": UNKNOWN})
+    return [one for one in found if one.kind in KINDS and not NTH_RUN.search(one.text)]
+
+
+def shares_found(questions: Sequence[Question], selection: Selection, engines: dict[str, Any]) -> dict[str, float]:
+    """Of the local questions, the share where a node of the right episode is among those that a model is shown."""
+    right = {fact.id: set(fact.trajectory_ids) for fact in selection.facts}
+    local = [one for one in questions if one.kind == "local"]
+    shares = {}
+    for name in READING:
+        nodes = [engines[name].retrieve(QueryBundle(one.text)) for one in local]
+        of = [{(node.node.ref_doc_id or node.node.node_id).split("/")[0] for node in found} for found in nodes]
+        hits = [bool(ids & right[str(one.fact_id)]) for one, ids in zip(local, of, strict=True)]
+        shares[name] = round(sum(hits) / len(hits), 3)
+    return shares
 
 
 def ask(memory: Memory, home: Path, seconds: float) -> None:
-    questions, all_engines = asked(memory), engines(memory, home)
+    get_dispatcher().add_event_handler(SPENT)
+    selection, all_engines = selected(memory), engines(memory, home)
+    questions = asked(selection)
     done = {(row["engine"], row["question"]) for row in read_rows()}
-    left = [(name, one) for name in ENGINES for one in questions if (name, one.text) not in done]
+    left = [(name, one) for one in questions for name in ENGINES if (name, one.text) not in done]
     end = time.monotonic() + seconds
     with ROWS.open("a", encoding="utf-8") as rows:
         for number, (name, question) in enumerate(left):
@@ -221,14 +246,30 @@ def ask(memory: Memory, home: Path, seconds: float) -> None:
             rows.write(json.dumps(answer(name, all_engines[name], question), ensure_ascii=False) + "\n")
             rows.flush()
             if number % 10 == 0:
-                print(f"{number}/{len(left)} {name}", flush=True)
-    found = figures(read_rows()) | {"stamp": stamp(memory, questions)}
+                print(f"{number}/{len(left)}", flush=True)
+    found = figures(read_rows())
+    found["share_found"] = shares_found(questions, selection, all_engines)
+    found["stamp"] = stamp(memory, questions)
     RESULT.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(found, indent=2))
 
 
+class Spent(BaseEventHandler):
+    """Counts the tokens of prompts that an index's engine gives its LLM."""
+
+    prompt_tokens: int = 0
+
+    def handle(self, event: BaseEvent, **kwargs: Any) -> None:
+        """Called by LlamaIndex."""
+        if isinstance(event, LLMChatEndEvent) and event.response:
+            self.prompt_tokens += event.response.raw["usage"]["prompt_tokens"]
+
+
+SPENT = Spent()
+
+
 def answer(name: str, engine: BaseQueryEngine, question: Question) -> dict[str, Any]:
-    started = time.perf_counter()
+    SPENT.prompt_tokens, started = 0, time.perf_counter()
     response = engine.query(question.text)
     seconds = time.perf_counter() - started
     told = response.metadata or {}
@@ -243,6 +284,7 @@ def answer(name: str, engine: BaseQueryEngine, question: Question) -> dict[str, 
         "adapter": told.get("adapter"),
         "reason": told.get("reason"),
         "nodes": len(response.source_nodes),
+        "prompt_tokens": told.get("prompt_tokens", SPENT.prompt_tokens),
         "seconds": round(seconds, 3),
     }
 
@@ -272,7 +314,7 @@ def read_rows() -> list[dict[str, Any]]:
 
 
 def figures(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Shares by engine and kind, and the median seconds of an answer."""
+    """Shares by engine and kind, and the mean length of the prompts of an answer."""
     names = [name for name in ENGINES if any(row["engine"] == name for row in rows)]
 
     def shares(judge: Callable[[dict[str, Any]], bool], kinds: Sequence[str]) -> dict[str, dict[str, float]]:
@@ -287,8 +329,9 @@ def figures(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "questions": {kind: len({row["question"] for row in rows if row["kind"] == kind}) for kind in KINDS},
         "share_right": shares(is_right, KINDS),
         "share_mentioned": shares(is_mentioned, KINDS[:2]),
-        "median_seconds": {
-            name: statistics.median(row["seconds"] for row in rows if row["engine"] == name) for name in names
+        "mean_prompt_tokens": {
+            name: round(statistics.mean(row["prompt_tokens"] for row in rows if row["engine"] == name))
+            for name in names
         },
     }
 
