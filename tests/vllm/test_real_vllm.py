@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -94,6 +95,12 @@ async def test_a_stream_and_its_end(
     assert running(url) == 1
     await chunks_.aclose()  # type: ignore[attr-defined]
     await until(lambda: not running(url))  # it does not go on with an answer that nobody reads
+
+
+async def test_an_answer_keeps_to_a_pattern(backend: VllmBackend) -> None:
+    pattern = "(yes|no), [a-z]{3}"
+    (answer,) = await backend.generate([ask("who", max_new_tokens=12, pattern=pattern)])
+    assert re.fullmatch(pattern, answer.text)
 
 
 async def test_many_at_once(backend: VllmBackend, v1: Path, v2: Path, fingerprints: dict[str, Fingerprint]) -> None:

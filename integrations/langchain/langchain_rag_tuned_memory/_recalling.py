@@ -20,8 +20,9 @@ _TUNED = (Route.TUNED, Route.BOTH)
 
 
 class Mode(StrEnum):
-    """How the memory helps: by recalled text only, also by its tuned model's answer, or by switching the adapter."""
+    """How the memory helps: not now, by recalled text, by its tuned model's answer too, or by switching adapters."""
 
+    RECORD = "record"
     RECALL = "recall"
     ADVISOR = "advisor"
     DRIVER = "driver"
@@ -68,7 +69,7 @@ class Recalling:
     def plan(self, query: str, episode: str, fail_open: FailOpen) -> Plan[Remembered]:
         """What to ask the memory for ``query``; the present ``episode`` is left out, it is in the prompt anyway."""
         query = query.strip()[:_QUERY_CHARACTERS]
-        if not query:
+        if not query or self.mode is Mode.RECORD:
             return NOTHING
         where = self.where.model_copy(update={"without": (self.where.without or frozenset()) | {episode}})
         own = replace(self, where=where)
@@ -79,9 +80,7 @@ class Recalling:
         return (yield from own._recall(query))
 
     def again(self, said: Remembered, query: str, episode: str, fail_open: FailOpen) -> Plan[Remembered]:
-        """What holds for a further model call of the turn: an adapter may have been replaced or barred meanwhile."""
-        if not said.tuned:
-            return said
+        """What holds for a further call of the tuned model: its adapter may have been replaced or barred meanwhile."""
         adapter: str | None = None
         with fail_open("say which adapter serves"):
             adapter = yield Call("adapter")

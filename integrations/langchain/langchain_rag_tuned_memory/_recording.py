@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
@@ -15,10 +15,11 @@ from rag_tuned_memory.trajectory import Step, StepKind
 
 @dataclass(frozen=True, slots=True)
 class Called:
-    """A tool call that was made: its id, which is unique within the episode, and its tool where that is known."""
+    """A tool call: its id, and what it asks for where that is known."""
 
     call_id: str
     tool: str | None = None
+    arguments: Any = None
 
 
 Lookup = Callable[[str], Called]
@@ -82,16 +83,24 @@ def tool_messages(result: Any) -> list[ToolMessage]:
     return [one for part in result for one in tool_messages(part)] if isinstance(result, list | tuple) else []
 
 
-def call_ids(message: BaseMessage) -> list[str]:
-    """The ids of the tool calls in a message, as the model gave them; ``message.id/0`` where it gave none."""
+def calls_in(message: BaseMessage) -> list[Called]:
+    """The tool calls in a message, with the ids that the model gave them; ``message.id/0`` where it gave none."""
     if not isinstance(message, AIMessage):
         return []
     every = [*message.tool_calls, *message.invalid_tool_calls]
-    return [str(call["id"] or f"{message.id}/{place}") for place, call in enumerate(every)]
+    return [
+        Called(str(call["id"] or f"{message.id}/{place}"), call["name"], call["args"])
+        for place, call in enumerate(every)
+    ]
+
+
+def call_ids(message: BaseMessage) -> list[str]:
+    """The ids of the tool calls in a message, as the model gave them."""
+    return [call.call_id for call in calls_in(message)]
 
 
 def _calls(message: AIMessage, ref: str, lookup: Lookup) -> Iterator[Step]:
-    names = [lookup(one).call_id for one in call_ids(message)]
+    names = [lookup(one.call_id).call_id for one in calls_in(message)]
     for call, name in zip(message.tool_calls, names, strict=False):
         yield steps.tool_call(call["name"], call["args"], call_id=name, ref=ref)
     for bad, name in zip(message.invalid_tool_calls, names[len(message.tool_calls) :], strict=True):
@@ -121,30 +130,46 @@ class Transcript:
     def __init__(self, episode: OpenEpisode) -> None:
         self.episode = episode
         self._seen: dict[str, tuple[object, object]] = {}
-        self._callers: dict[str, list[str]] = {}
+        self._answers: dict[str, list[str]] = {}
         """The answers in which a call id occurred, in their order."""
+        self._calls: dict[str, Called] = {}
+        """The last call of each id."""
+        self._results: dict[str, Called] = {}
+        """The calls that tool messages belong to."""
         self._lock = threading.Lock()
 
     def observe(self, messages: Iterable[BaseMessage]) -> None:
         """Put what is new or changed in these messages, which stand in the order of the conversation."""
+        seen = self._seen
         with self._lock:
-            made: dict[str, Called] = {}
             for place, message in enumerate(messages):
                 ref = message.id or f"message-{place}"
-                for call, tool in zip(call_ids(message), _tools(message), strict=True):
-                    made[call] = Called(self._made(call, ref), tool)
                 # objects, not values: a message is replaced or gets new content, and comparing text takes time
-                content = (message.content, getattr(message, "tool_calls", None))
-                seen = self._seen.get(ref)
-                if seen is None or seen[0] is not content[0] or seen[1] is not content[1]:
-                    for step in steps_of(message, ref, lambda call: made.get(call, Called(call))):
-                        self.episode.put(step)
-                    self._seen[ref] = content
+                content, calls = message.content, message.tool_calls if isinstance(message, AIMessage) else None
+                known = seen.get(ref)
+                if known is None or known[0] is not content or known[1] is not calls:
+                    self._put(message, ref)
+                    seen[ref] = (content, calls)
+
+    def _put(self, message: BaseMessage, ref: str) -> None:
+        made = {call.call_id: self._made(call, ref) for call in calls_in(message)}
+
+        def lookup(call: str) -> Called:
+            if isinstance(message, ToolMessage):
+                return self._results.setdefault(ref, self._calls.get(call, Called(call)))
+            return made[call]
+
+        for step in steps_of(message, ref, lookup):
+            self.episode.put(step)
 
     def called(self, name: str, arguments: Any, call_id: str) -> None:
         """Put a tool call as it is carried out, which somebody may have changed since the model asked for it."""
         with self._lock:
-            answers = self._callers.get(call_id)
+            asked = self._calls.get(call_id)
+            if asked is not None and asked.tool == name and asked.arguments == arguments:
+                return
+            self._calls[call_id] = Called(self._latest(call_id), name, arguments)
+            answers = self._answers.get(call_id)
             ref = answers[-1] if answers else None
             self.episode.put(steps.tool_call(name, arguments, call_id=self._latest(call_id), ref=ref))
 
@@ -162,22 +187,19 @@ class Transcript:
         with self._lock:
             self.episode.put(steps.tool_result(name, None, call_id=self._latest(call_id), error=error))
 
-    def _made(self, call_id: str, answer: str) -> str:
-        """The unique id of the call that ``answer`` made."""
-        answers = self._callers.setdefault(call_id, [])
+    def _made(self, call: Called, answer: str) -> Called:
+        """``call``, which ``answer`` made, with an id that is unique."""
+        answers = self._answers.setdefault(call.call_id, [])
         if answer not in answers:
             answers.append(answer)
-        return _numbered(call_id, answers.index(answer))
+        unique = replace(call, call_id=_numbered(call.call_id, answers.index(answer)))
+        if answer == answers[-1]:
+            self._calls[call.call_id] = unique
+        return unique
 
     def _latest(self, call_id: str) -> str:
-        return _numbered(call_id, len(self._callers.get(call_id, [call_id])) - 1)
+        return self._calls[call_id].call_id if call_id in self._calls else call_id
 
 
 def _numbered(call_id: str, place: int) -> str:
     return call_id if place == 0 else f"{call_id}#{place + 1}"
-
-
-def _tools(message: BaseMessage) -> list[str | None]:
-    if not isinstance(message, AIMessage):
-        return []
-    return [call["name"] for call in (*message.tool_calls, *message.invalid_tool_calls)]

@@ -154,10 +154,10 @@ class Traced:
         """The graph waits for somebody."""
         self._paused = True
 
-    def ended(self, outputs: Any, before: str | None) -> tuple[OpenEpisode, Ending | None]:
+    def ended(self, outputs: Any, before: Callable[[], str | None]) -> tuple[OpenEpisode, Ending | None]:
         """The run is over: its episode, and ``PAUSED`` where it waits, None where it came to an end.
 
-        ``before`` is the episode before in the same thread, which a resumed graph without messages goes on with.
+        ``before`` finds the last episode of the same thread: a resumed graph that shows no messages goes on with it.
         """
         with self._lock:
             messages = messages_in(outputs)
@@ -169,7 +169,7 @@ class Traced:
                 self._say(answer_of(outputs))
             return episode, PAUSED if self._paused else None
 
-    def broke(self, error: BaseException, before: str | None) -> tuple[OpenEpisode, Ending | None]:
+    def broke(self, error: BaseException, before: Callable[[], str | None]) -> tuple[OpenEpisode, Ending | None]:
         """The run ended by an error, was cancelled, or left by whoever read its stream."""
         with self._lock:
             episode = self._begun((), before)
@@ -203,10 +203,10 @@ class Traced:
         elif self._transcript is not None:
             self._observe(self._transcript, messages)
 
-    def _begun(self, messages: Sequence[BaseMessage], before: str | None) -> OpenEpisode:
+    def _begun(self, messages: Sequence[BaseMessage], before: Callable[[], str | None]) -> OpenEpisode:
         """The episode, begun at the latest now."""
-        if self._goes_on and self._asked.id is None:
-            self._turn = self._turn or before
+        if self._transcript is None and self._goes_on and self._asked.id is None and self._turn is None:
+            self._turn = before()
         if self._transcript is None:
             return self._begin(messages).episode
         self._observe(self._transcript, messages)

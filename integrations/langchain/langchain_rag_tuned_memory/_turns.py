@@ -53,33 +53,40 @@ def begun(state: Mapping[str, Any], thread: str | None) -> Turn:
     )
 
 
-def present(state: Mapping[str, Any], thread: str | None) -> Turn:
-    """The turn that the state is in, also where its beginning was not seen (another middleware jumped over it)."""
+def present(state: Mapping[str, Any], thread: str | None) -> tuple[Turn, list[BaseMessage]]:
+    """The turn that the state is in, with its messages.
+
+    Also where its beginning was not seen, because another middleware jumped over it.
+    """
     messages: Sequence[BaseMessage] = state.get("messages") or ()
     stored = _stored(state)
-    if stored and not _answered_and_asked_again(messages, stored):
-        return stored
+    if stored:
+        own = messages_of(stored, messages)
+        if not _answered_and_asked_again(own):
+            return stored, own
     humans = _last_humans(messages, stored.last if stored else None)
     last = humans[-1].id if humans else None
-    return Turn(
+    turn = Turn(
         source_id=f"{thread or 'run'}/{last or 'unasked'}",
         first=humans[0].id if humans else None,
         last=last,
         started_at=datetime.now(UTC).isoformat(),
     )
+    return turn, messages_of(turn, messages)
 
 
 def messages_of(turn: Turn, messages: Sequence[BaseMessage]) -> list[BaseMessage]:
     """Those that belong to the turn: from its first human message on, without what a summary put in their place."""
-    place = next((place for place, one in enumerate(messages) if one.id is not None and one.id == turn.first), None)
-    if place is None and turn.first is None:
-        place = _after_last_answer(messages)
-    return [one for one in messages[place or 0 :] if not is_summary(one)]
+    for place, message in enumerate(messages):
+        if message.id is not None and message.id == turn.first:
+            return list(messages[place:])
+    place = _after_last_answer(messages) if turn.first is None else 0
+    return [one for one in messages[place:] if not is_summary(one)]
 
 
 def is_summary(message: BaseMessage) -> bool:
     """Whether a summary of earlier messages stands in their place."""
-    return message.additional_kwargs.get("lc_source") == "summarization"
+    return isinstance(message, HumanMessage) and message.additional_kwargs.get("lc_source") == "summarization"
 
 
 def _stored(state: Mapping[str, Any]) -> Turn | None:
@@ -108,15 +115,18 @@ def _last_human(messages: Sequence[BaseMessage], known: str | None) -> list[Base
     return [] if last is None or (known is not None and last.id == known) else [last]
 
 
-def _answered_and_asked_again(messages: Sequence[BaseMessage], turn: Turn) -> bool:
-    """Whether a human message follows an answer to the turn's own."""
-    answered = False
-    for message in messages_of(turn, messages):
-        if isinstance(message, AIMessage):
-            answered = answered or not message.tool_calls
-        elif isinstance(message, HumanMessage) and answered:
-            return True
-    return False
+def last_human(messages: Sequence[BaseMessage]) -> int:
+    """The place of the last human message, -1 where there is none."""
+    for place in range(len(messages) - 1, -1, -1):
+        if isinstance(messages[place], HumanMessage):
+            return place
+    return -1
+
+
+def _answered_and_asked_again(messages: Sequence[BaseMessage]) -> bool:
+    """Whether a human message follows an answer, which is where another turn begins."""
+    asked = max(last_human(messages), 0)
+    return any(isinstance(one, AIMessage) and not one.tool_calls for one in messages[:asked])
 
 
 def _after_last_answer(messages: Sequence[BaseMessage]) -> int:

@@ -20,7 +20,7 @@ from langchain.agents.middleware.types import (
     PrivateStateAttr,
     ToolCallRequest,
 )
-from langchain_core.messages import BaseMessage, HumanMessage, ToolMessage
+from langchain_core.messages import BaseMessage, ToolMessage
 from langgraph.config import get_config
 from langgraph.types import Command
 
@@ -34,7 +34,7 @@ from langchain_rag_tuned_memory._plans import Plan, aask, ask
 from langchain_rag_tuned_memory._recalling import NOTHING, Mode, Recalling, Remembered
 from langchain_rag_tuned_memory._recording import tool_messages
 from langchain_rag_tuned_memory._runs import ENDED, PAUSED, Ending, Run
-from langchain_rag_tuned_memory._turns import Turn, begun, messages_of, present
+from langchain_rag_tuned_memory._turns import Turn, begun, last_human, present
 from langchain_rag_tuned_memory.tools import CHANGING, memory_tools
 from rag_tuned_memory import Filter, Memories, Memory, Outcome
 from rag_tuned_memory.capture import EpisodeRecorder
@@ -64,7 +64,12 @@ class _Visit:
     memory: Memory
     turn: Turn
     run: Run
-    messages: list[BaseMessage]
+    question: BaseMessage | None
+
+    @property
+    def asked(self) -> str:
+        """What a recall is kept under: the human message that it is for."""
+        return (self.question.id if self.question else self.turn.last) or ""
 
 
 class RagTunedMemoryMiddleware(AgentMiddleware[MemoryState, Any, Any]):
@@ -78,14 +83,14 @@ class RagTunedMemoryMiddleware(AgentMiddleware[MemoryState, Any, Any]):
     also by another process, goes on with the same episode.
 
     ``memory`` is of one namespace, or ``Memories``; for these ``namespace`` or the run says whose it is (see
-    ``Identity``). ``mode`` is ``recall`` (recalled text), ``advisor`` (also what the memory's tuned model answers) or
-    ``driver`` (the agent's model is served with the memory's adapters: each call gets ``model=<adapter>`` where the
-    memory's routing says so). ``k`` passages and ``token_budget`` tokens at most are put into the prompt; ``where``
-    restricts what is recalled. ``outcome`` is given the state at the end and says how the run went. ``tools`` adds
-    ``memory_tools``, all or those named. ``on_error="raise"`` lets errors of the memory end the run; by default they
-    are logged and the agent goes on without it. ``name`` tells two memories of one agent apart. ``recorder`` may be
-    shared; an own one is closed by ``close``, or when the program ends. What is open when the object is collected lies
-    on disk, and the next recorder of the same home stores it.
+    ``Identity``). ``mode`` is ``recall`` (recalled text), ``record`` (nothing is recalled), ``advisor`` (also what the
+    memory's tuned model answers) or ``driver`` (the agent's model is served with the memory's adapters: each call gets
+    ``model=<adapter>`` where the memory's routing says so). ``k`` passages and ``token_budget`` tokens at most are put
+    into the prompt; ``where`` restricts what is recalled. ``outcome`` is given the state at the end and says how the
+    run went. ``tools`` adds ``memory_tools``, all or those named. ``on_error="raise"`` lets errors of the memory end
+    the run; by default they are logged and the agent goes on without it. ``name`` tells two memories of one agent
+    apart. ``recorder`` may be shared; an own one is closed by ``close``, or when the program ends. What is open when
+    the object is collected lies on disk, and the next recorder of the same home stores it.
 
     Raises:
         InvalidInput, InvalidNamespace: an argument is wrong; says which.
@@ -171,7 +176,7 @@ class RagTunedMemoryMiddleware(AgentMiddleware[MemoryState, Any, Any]):
         visit.run.entered(goes_on=True)
         try:
             with self._fail_open("recall"):
-                visit.run.remembered[_asked(visit)] = ask(visit.memory, self._plan(visit))
+                visit.run.remembered[visit.asked] = ask(visit.memory, self._plan(visit))
             response = self._answered(visit, handler(_equipped(request, visit)))
         except BaseException as error:
             self._episodes.store(visit.run, visit.run.left(self._episodes.model_failed(visit.run, error)), always=True)
@@ -187,7 +192,7 @@ class RagTunedMemoryMiddleware(AgentMiddleware[MemoryState, Any, Any]):
         visit.run.entered(goes_on=True)
         try:
             with self._fail_open("recall"):
-                visit.run.remembered[_asked(visit)] = await aask(visit.memory, self._plan(visit))
+                visit.run.remembered[visit.asked] = await aask(visit.memory, self._plan(visit))
             response = self._answered(visit, await handler(_equipped(request, visit)))
         except BaseException as error:
             ending = visit.run.left(self._episodes.model_failed(visit.run, error))
@@ -245,22 +250,24 @@ class RagTunedMemoryMiddleware(AgentMiddleware[MemoryState, Any, Any]):
     def _visit(self, state: Any, runtime: Any) -> _Visit:
         memory = self._identity.memory(runtime, getattr(runtime, "config", None))
         thread = _thread(runtime)
-        turn = present(state, thread)
-        messages = messages_of(turn, state.get("messages") or ())
-        return _Visit(memory, turn, self._episodes.follow(memory.namespace, thread, turn, messages), messages)
+        turn, messages = present(state, thread)
+        run = self._episodes.follow(memory.namespace, thread, turn, messages)
+        place = last_human(messages)
+        return _Visit(memory, turn, run, messages[place] if place >= 0 else None)
 
     def _plan(self, visit: _Visit) -> Plan[Remembered]:
-        asked = next((one for one in reversed(visit.messages) if isinstance(one, HumanMessage)), None)
-        query = str(asked.text) if asked else ""
+        known: Remembered | None = visit.run.remembered.get(visit.asked)
+        if known is not None and not known.tuned:
+            return known
+        query = str(visit.question.text) if visit.question else ""
         episode = episode_id(visit.memory.namespace, visit.turn)
-        known = visit.run.remembered.get(_asked(visit))
         if known is None:
-            return self._recalling.plan(query, episode, self._fail_open)
-        return self._recalling.again(known, query, episode, self._fail_open)
+            return (yield from self._recalling.plan(query, episode, self._fail_open))
+        return (yield from self._recalling.again(known, query, episode, self._fail_open))
 
     def _answered(self, visit: _Visit, response: ModelResponse[Any]) -> ModelResponse[Any]:
         response = _identified(response)
-        self._episodes.observe(visit.run, [*visit.messages, *response.result])
+        self._episodes.observe(visit.run, response.result)
         return response
 
     def _called(self, visit: _Visit, request: ToolCallRequest) -> None:
@@ -320,16 +327,10 @@ def _thread(runtime: Any) -> str | None:
     return None if known is None else str(known)
 
 
-def _asked(visit: _Visit) -> str:
-    """What a recall is kept under: the human message that it is for."""
-    last = next((one.id for one in reversed(visit.messages) if isinstance(one, HumanMessage) and one.id), None)
-    return last or visit.turn.last or ""
-
-
 def _equipped(request: ModelRequest[Any], visit: _Visit) -> ModelRequest[Any]:
     """The call with what is remembered in it; what it came with is kept for the episode."""
     visit.run.equipment = Equipment(request.tools, request.system_message)
-    said: Remembered = visit.run.remembered.get(_asked(visit), NOTHING)
+    said: Remembered = visit.run.remembered.get(visit.asked, NOTHING)
     if said.text:
         request = request.override(system_message=with_block(request.system_message, said.text))
     if said.adapter and said.tuned:

@@ -26,6 +26,8 @@ CHANGING = frozenset({"remember", "forget_memory", "memory_feedback"})
 
 _YES = frozenset({"yes", "y", "true", "ok", "approve", "approved", "confirm", "confirmed"})
 _TOKEN_BUDGET = 1200
+_NO_RUNTIME: Any = None
+"""A tool that is called outside of an agent has none. ``ToolRuntime | None`` would be shown to the model."""
 
 Query = Annotated[str, Field(description="What to look for, in words or names that would occur in it.")]
 Few = Annotated[int, Field(description="How many passages at most.", ge=1, le=50)]
@@ -71,33 +73,33 @@ def memory_tools(
 
 
 def _recall_memory(identity: Identity) -> BaseTool:
-    def recall_memory(query: Query, k: Few = 6, runtime: ToolRuntime | None = None) -> str:
+    def recall_memory(query: Query, k: Few = 6, runtime: ToolRuntime[Any, Any] = _NO_RUNTIME) -> str:
         """Search what was done, said and learned in earlier runs. Each episode is given with its id."""
         return _run(identity, runtime, _recalled(query, k))
 
-    async def arecall_memory(query: Query, k: Few = 6, runtime: ToolRuntime | None = None) -> str:
+    async def arecall_memory(query: Query, k: Few = 6, runtime: ToolRuntime[Any, Any] = _NO_RUNTIME) -> str:
         return await _arun(identity, runtime, _recalled(query, k))
 
     return _tool(recall_memory, arecall_memory)
 
 
 def _remember(identity: Identity) -> BaseTool:
-    def remember(text: Text, runtime: ToolRuntime | None = None) -> str:
+    def remember(text: Text, runtime: ToolRuntime[Any, Any] = _NO_RUNTIME) -> str:
         """Keep a fact, a preference or a lesson for later runs."""
         return _run(identity, runtime, _remembered(text))
 
-    async def aremember(text: Text, runtime: ToolRuntime | None = None) -> str:
+    async def aremember(text: Text, runtime: ToolRuntime[Any, Any] = _NO_RUNTIME) -> str:
         return await _arun(identity, runtime, _remembered(text))
 
     return _tool(remember, aremember)
 
 
 def _forget_memory(identity: Identity) -> BaseTool:
-    def forget_memory(episode_ids: Ids, runtime: ToolRuntime | None = None) -> str:
+    def forget_memory(episode_ids: Ids, runtime: ToolRuntime[Any, Any] = _NO_RUNTIME) -> str:
         """Delete episodes from the memory for good. Somebody is asked to confirm it first."""
         return _run(identity, runtime, _forgotten(episode_ids))
 
-    async def aforget_memory(episode_ids: Ids, runtime: ToolRuntime | None = None) -> str:
+    async def aforget_memory(episode_ids: Ids, runtime: ToolRuntime[Any, Any] = _NO_RUNTIME) -> str:
         return await _arun(identity, runtime, _forgotten(episode_ids))
 
     return _tool(forget_memory, aforget_memory)
@@ -105,13 +107,13 @@ def _forget_memory(identity: Identity) -> BaseTool:
 
 def _memory_feedback(identity: Identity) -> BaseTool:
     def memory_feedback(
-        episode_id: Id, text: Opinion, success: Success = None, runtime: ToolRuntime | None = None
+        episode_id: Id, text: Opinion, success: Success = None, runtime: ToolRuntime[Any, Any] = _NO_RUNTIME
     ) -> str:
         """Say what was good or bad about an earlier episode, so that later runs know."""
         return _run(identity, runtime, _fed_back(episode_id, text, success))
 
     async def amemory_feedback(
-        episode_id: Id, text: Opinion, success: Success = None, runtime: ToolRuntime | None = None
+        episode_id: Id, text: Opinion, success: Success = None, runtime: ToolRuntime[Any, Any] = _NO_RUNTIME
     ) -> str:
         return await _arun(identity, runtime, _fed_back(episode_id, text, success))
 
@@ -185,21 +187,21 @@ def _tool(function: Callable[..., str], coroutine: Callable[..., Any]) -> BaseTo
     )
 
 
-def _run(identity: Identity, runtime: ToolRuntime | None, plan: Plan[str]) -> str:
+def _run(identity: Identity, runtime: ToolRuntime[Any, Any] | None, plan: Plan[str]) -> str:
     try:
         return ask(identity.memory(runtime, _config(runtime)), plan)
     except RagTunedMemoryError as error:
         raise _as_tool_error(error) from error
 
 
-async def _arun(identity: Identity, runtime: ToolRuntime | None, plan: Plan[str]) -> str:
+async def _arun(identity: Identity, runtime: ToolRuntime[Any, Any] | None, plan: Plan[str]) -> str:
     try:
         return await aask(identity.memory(runtime, _config(runtime)), plan)
     except RagTunedMemoryError as error:
         raise _as_tool_error(error) from error
 
 
-def _config(runtime: ToolRuntime | None) -> Any:
+def _config(runtime: ToolRuntime[Any, Any] | None) -> Any:
     return runtime.config if runtime is not None else None
 
 

@@ -6,6 +6,7 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 from uuid import UUID
@@ -14,10 +15,11 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import BaseMessage, HumanMessage
 from langchain_core.outputs import ChatGeneration, LLMResult
 
+from langchain_rag_tuned_memory._episodes import SOURCE
 from langchain_rag_tuned_memory._failing import FailOpen, OnError
 from langchain_rag_tuned_memory._namespaces import CONFIG_KEY, asked_namespace, memory_of
 from langchain_rag_tuned_memory._traced import Root, Traced
-from rag_tuned_memory import Memories, Memory, Outcome
+from rag_tuned_memory import Filter, Memories, Memory, Outcome
 from rag_tuned_memory.capture import EpisodeRecorder, OpenEpisode
 from rag_tuned_memory.errors import InvalidNamespace
 
@@ -30,8 +32,8 @@ else:
         Handler = BaseCallbackHandler
 
 _log = logging.getLogger(__name__)
-_INTERNAL = "lc_internal_call"
-"""Marks model calls of middleware (``internal_call_metadata``): summaries, routing, notes of a tuned model."""
+_INTERNAL = frozenset({"lc_internal_call", "lc_source"})
+"""Either marks a model call of middleware: a summary, routing, a tuned model's note. Older versions set the second."""
 _THREADS = 1000
 """Of so many conversations the last episode is known."""
 
@@ -196,7 +198,7 @@ class TrajectoryRecorder(Handler):
         metadata: Metadata | None,
         name: str | None,
     ) -> None:
-        if _INTERNAL in (metadata or {}):
+        if not _INTERNAL.isdisjoint(metadata or {}):
             return
         self._entered(run_id, parent, messages, metadata, name)
         self._tell(run_id, "record the messages of a run", lambda run: run.model_called(messages, tools))
@@ -249,7 +251,7 @@ class TrajectoryRecorder(Handler):
             self._finish(run, outputs, error)
 
     def _finish(self, run: Traced, outputs: Any, error: BaseException | None) -> None:
-        before = self._before(run.root)
+        before = partial(self._before, run.root)
         episode, ending = run.ended(outputs, before) if error is None else run.broke(error, before)
         self._remember(run.root, episode)
         outcome = self._judged(outputs) if ending is None else ending.outcome
@@ -273,7 +275,14 @@ class TrajectoryRecorder(Handler):
         return Outcome()
 
     def _before(self, root: Root) -> str | None:
-        return None if root.thread is None else self._last.get((root.namespace, root.thread))
+        """The last episode of a root's thread, of another process too."""
+        if root.thread is None:
+            return None
+        last = self._last.get((root.namespace, root.thread))
+        if last is None:
+            for one in memory_of(self._memory, root.namespace).export(where=Filter(source=SOURCE)):
+                last = one.source_id if one.metadata.get("thread_id") == root.thread else last
+        return last
 
     def _remember(self, root: Root, episode: OpenEpisode) -> None:
         if root.thread is not None:

@@ -12,6 +12,7 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, SystemMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
+from langchain_core.utils.function_calling import convert_to_openai_tool
 from langgraph.graph.state import CompiledStateGraph
 from pydantic import Field
 
@@ -39,7 +40,8 @@ class ScriptedChat(BaseChatModel):
         return [_injected(prompt) for prompt in self.prompts]
 
     def bind_tools(self, tools: Sequence[Any], **options: Any) -> Runnable[Any, Any]:
-        return self.bind(tools=[getattr(tool, "name", tool) for tool in tools], **options)
+        told = [convert_to_openai_tool(tool)["function"]["name"] for tool in tools]
+        return self.bind(tools=told, **options)
 
     def _generate(
         self,

@@ -4,29 +4,54 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import json
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
+from llama_index.core.agent.workflow import base_agent
 from llama_index.core.base.llms.types import (
     ChatMessage,
     ChatResponse,
     CompletionResponse,
     LLMMetadata,
     MessageRole,
-    ToolCallBlock,
+    TextBlock,
 )
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.llms.llm import ToolSelection
 from llama_index.core.tools.types import BaseTool
 from pydantic import PrivateAttr
 
-Reply = str | list[ToolCallBlock] | BaseException | ChatMessage
+from llama_index.memory.rag_tuned.messages import Asked, asked
+
+try:
+    from llama_index.core.base.llms.types import ToolCallBlock
+except ImportError:  # llama-index-core before 0.14.6
+    ToolCallBlock = None  # type: ignore[assignment,misc]
+
+WAITS = hasattr(base_agent, "_get_waiting_for_event_exception")
+"""Whether this version's agents let a tool wait for a person; older ones took the waiting for an error of the tool."""
+
+Reply = str | list[Asked] | BaseException | ChatMessage
 """A text, tool calls, an error that is raised, or a whole message."""
 
 
-def call(tool: str, call_id: str | None = "c1", **arguments: Any) -> ToolCallBlock:
+def call(tool: str, call_id: str | None = "c1", **arguments: Any) -> Asked:
     """A tool call."""
-    return ToolCallBlock(tool_call_id=call_id, tool_name=tool, tool_kwargs=arguments)
+    return Asked(call_id, tool, arguments)
+
+
+def calls(*made: Asked, text: str = "") -> ChatMessage:
+    """A message that calls tools: in blocks, or in the form of a version that has no block for it."""
+    said = [TextBlock(text=text)] if text else []
+    if ToolCallBlock is not None:
+        blocks = [ToolCallBlock(tool_call_id=one.id, tool_name=one.tool, tool_kwargs=one.arguments) for one in made]
+        return ChatMessage(role=MessageRole.ASSISTANT, blocks=[*said, *blocks])
+    older = [
+        {"id": one.id, "type": "function", "function": {"name": one.tool, "arguments": json.dumps(one.arguments)}}
+        for one in made
+    ]
+    return ChatMessage(role=MessageRole.ASSISTANT, blocks=said, additional_kwargs={"tool_calls": older})
 
 
 class ScriptedLLM(FunctionCallingLLM):
@@ -107,13 +132,8 @@ class ScriptedLLM(FunctionCallingLLM):
         self, response: ChatResponse, error_on_no_tool_call: bool = True, **kwargs: Any
     ) -> list[ToolSelection]:
         return [
-            ToolSelection(
-                tool_id=block.tool_call_id or "",
-                tool_name=block.tool_name,
-                tool_kwargs=block.tool_kwargs if isinstance(block.tool_kwargs, dict) else {},
-            )
-            for block in response.message.blocks
-            if isinstance(block, ToolCallBlock)
+            ToolSelection(tool_id=one.id or "", tool_name=one.tool, tool_kwargs=one.arguments)
+            for one in asked(response.message)
         ]
 
 
@@ -121,7 +141,7 @@ def _message(reply: Reply) -> ChatMessage:
     if isinstance(reply, ChatMessage):
         return reply
     if isinstance(reply, list):
-        return ChatMessage(role=MessageRole.ASSISTANT, blocks=list(reply))
+        return calls(*reply)
     return ChatMessage(role=MessageRole.ASSISTANT, content=str(reply))
 
 

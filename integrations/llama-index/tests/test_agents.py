@@ -13,7 +13,7 @@ import pytest
 from llama_index.core.agent.workflow import AgentWorkflow, FunctionAgent, ReActAgent
 from llama_index.core.base.llms.types import ChatMessage, MessageRole
 from llama_index.core.workflow import Context, HumanResponseEvent, InputRequiredEvent
-from scripted_llm import Reply, ScriptedLLM, call
+from scripted_llm import WAITS, Reply, ScriptedLLM, call
 
 from conftest import texts
 from llama_index.memory.rag_tuned import RagTunedMemory
@@ -136,7 +136,10 @@ async def test_a_cancelled_run_loses_no_message(memory: Memory) -> None:
     session = RagTunedMemory(memory, on_error="raise")
     slow = FunctionAgent(tools=[df], llm=ScriptedLLM(["never"], wait=60))
     handler = slow.run(user_msg="is db-1 full?", memory=session)
-    await asyncio.sleep(0.1)
+    for _ in range(1000):
+        if session.get_all():
+            break
+        await asyncio.sleep(0.01)
     await handler.cancel_run()
     await session.aflush()
     assert await stored(memory) == ["is db-1 full?"]
@@ -226,6 +229,7 @@ async def test_a_tool_that_edits_the_state_keeps_the_session(memory: Memory) -> 
     assert [message.content for message in session.get_all()] == ["note it", None, "noted", "I took a note."]
 
 
+@pytest.mark.skipif(not WAITS, reason="this version of llama-index-core takes waiting for an error")
 async def test_a_run_that_waits_for_a_person_goes_on_from_its_context(memory: Memory) -> None:
     async def ask(ctx: Context) -> str:
         """Ask a person."""

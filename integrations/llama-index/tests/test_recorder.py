@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import warnings
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from llama_index.core.agent.workflow import AgentWorkflow, FunctionAgent, ReActAgent
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.workflow import Context, HumanResponseEvent, InputRequiredEvent, StopEvent
-from scripted_llm import Reply, ScriptedLLM, call
+from scripted_llm import WAITS, Reply, ScriptedLLM, call
 from workflows.errors import WorkflowCancelledByUser
 
 from llama_index.memory.rag_tuned import RagTunedMemory, TrajectoryRecorder
@@ -27,10 +28,24 @@ def df(host: str) -> str:
     return f"the disk of {host} is full"
 
 
+BEGAN: list[str] = []
+"""Tools that wait."""
+
+
 async def wait_long() -> str:
     """Wait."""
+    BEGAN.append("wait_long")
     await asyncio.sleep(60)
     return "waited"
+
+
+async def tool_waits() -> None:
+    """Return when a tool has begun to wait."""
+    for _ in range(1000):
+        if BEGAN:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("no tool began")
 
 
 async def ask_person(ctx: Context) -> str:
@@ -44,6 +59,11 @@ ask_person.__annotations__["ctx"] = Context  # as text it is not seen to be the 
 
 def agent(*replies: Reply, **fields: Any) -> FunctionAgent:
     return FunctionAgent(tools=[df, wait_long, ask_person], llm=ScriptedLLM(replies), **fields)
+
+
+@pytest.fixture(autouse=True)
+def nothing_began() -> None:
+    BEGAN.clear()
 
 
 @pytest.fixture
@@ -97,11 +117,8 @@ async def test_a_failing_tool(recorder: TrajectoryRecorder, memory: Memory, way:
     await run(recorder, way, agent([call("df", host="db-9")], "It does not answer."), user_msg="is db-9 full?")
     (episode,) = await episodes(recorder, memory)
     result = episode.steps[2]
-    assert (result.kind, result.tool, result.error) == (
-        StepKind.TOOL_RESULT,
-        "df",
-        "ConnectionError: db-9 does not answer",
-    )
+    assert (result.kind, result.tool) == (StepKind.TOOL_RESULT, "df")
+    assert "db-9 does not answer" in str(result.error)
 
 
 async def test_a_tool_that_is_not_there(recorder: TrajectoryRecorder, memory: Memory, way: str) -> None:
@@ -127,11 +144,11 @@ async def test_a_cancelled_run(recorder: TrajectoryRecorder, memory: Memory, way
     if way == "stream":
         async with TrajectoryRecorder(memory) as other:
             waiting = asyncio.ensure_future(waits(other.record_run(handler, session_id="s2")))
-            await asyncio.sleep(0.1)
+            await tool_waits()
             await handler.cancel_run()
             assert isinstance(await waiting, WorkflowCancelledByUser)
     else:
-        await asyncio.sleep(0.1)
+        await tool_waits()
         await handler.cancel_run()
     for episode in await episodes(recorder, memory):
         assert told(episode)[:2] == [("message", "user", "wait"), ("tool_call", "wait_long", "")]
@@ -151,8 +168,8 @@ async def waits(awaited: Any) -> BaseException | None:
 async def test_a_run_that_is_aborted(recorder: TrajectoryRecorder, memory: Memory) -> None:
     recorded = recorder.record_run(agent([call("wait_long")]).run(user_msg="wait"), session_id="s1")
     waiting = asyncio.ensure_future(waits(recorded))
-    await asyncio.sleep(0.1)
-    with pytest.warns(DeprecationWarning, match="cancel"):
+    await tool_waits()
+    with warnings.catch_warnings(action="ignore"):  # newer versions warn of it
         recorded.handler.cancel()
     assert isinstance(await waiting, asyncio.CancelledError)
     (episode,) = await episodes(recorder, memory)
@@ -163,7 +180,7 @@ async def test_a_run_that_takes_too_long(recorder: TrajectoryRecorder, memory: M
     from llama_index.core.workflow import WorkflowTimeoutError
 
     with pytest.raises(WorkflowTimeoutError):
-        await run(recorder, way, agent([call("wait_long")], timeout=0.2), user_msg="wait")
+        await run(recorder, way, agent([call("wait_long")], timeout=1.0), user_msg="wait")
     (episode,) = await episodes(recorder, memory)
     assert episode.outcome.success is False
     assert "timed out" in str(episode.outcome.feedback).lower()
@@ -287,6 +304,7 @@ async def test_a_closed_recorder_listens_no_more(memory: Memory) -> None:
 # runs that wait for a person
 
 
+@pytest.mark.skipif(not WAITS, reason="this version of llama-index-core takes waiting for an error")
 async def test_a_person_answers_a_run_that_goes_on(recorder: TrajectoryRecorder, memory: Memory, way: str) -> None:
     made = agent([call("ask_person")], "Done.")
     if way == "stream":
@@ -311,6 +329,7 @@ async def test_a_person_answers_a_run_that_goes_on(recorder: TrajectoryRecorder,
     ]
 
 
+@pytest.mark.skipif(not WAITS, reason="this version of llama-index-core takes waiting for an error")
 async def test_a_run_that_waits_is_paused_and_goes_on_under_its_name(
     recorder: TrajectoryRecorder, memory: Memory
 ) -> None:
@@ -402,11 +421,18 @@ async def test_flush_raises_where_that_is_wanted(memory: Memory, monkeypatch: py
     recorder.close()
 
 
+async def test_a_run_that_never_began_is_no_episode(recorder: TrajectoryRecorder, memory: Memory) -> None:
+    with recorder.recording(session_id="s1"):
+        handler = agent("hi").run(user_msg="hello")
+    await handler.cancel_run()
+    assert all(told(episode)[0] == ("message", "user", "hello") for episode in await episodes(recorder, memory))
+
+
 async def test_closing_pauses_what_is_open(memory: Memory) -> None:
     recorder = TrajectoryRecorder(memory, on_error="raise")
     with recorder.recording(session_id="s1"):
         handler = agent([call("wait_long")]).run(user_msg="wait")
-    await asyncio.sleep(0.1)
+    await tool_waits()
     await asyncio.to_thread(recorder.close)
     (episode,) = [one async for one in memory.aexport()]
     assert [kind for kind, _, _ in told(episode)] == ["message", "tool_call"]

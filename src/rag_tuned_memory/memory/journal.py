@@ -10,6 +10,7 @@ import shutil
 import threading
 import uuid
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -33,7 +34,7 @@ class Opening(BaseModel):
     started_at: Time
     metadata: dict[str, JsonValue] = {}
 
-    @property
+    @cached_property
     def trajectory_id(self) -> str:
         """The id that the trajectory will have."""
         return trajectory_id(self.namespace, self.source, self.source_id)

@@ -36,9 +36,14 @@ def merged(stored: Trajectory, new: Trajectory) -> Trajectory:
 
 
 def newest(known: Step, new: Step) -> Step:
-    """``new``, or ``known`` where only the times differ: seeing a step once more does not change when it happened."""
+    """The one of two versions of a step that counts: ``new``, unless it says the same or is the older one.
+
+    Seeing a step once more does not change when it happened; and what a killed process left may be stored after others
+    have gone on with its run.
+    """
     times = {"started_at": known.started_at, "ended_at": known.ended_at}
-    return known if new.model_copy(update=times) == known else new
+    older = known.started_at is not None and new.started_at is not None and new.started_at < known.started_at
+    return known if older or new.model_copy(update=times) == known else new
 
 
 def _merged_steps(stored: Sequence[Step], new: Sequence[Step]) -> tuple[Step, ...]:

@@ -8,9 +8,10 @@ from itertools import islice
 
 import anyio.to_thread
 import numpy as np
+from numpy.typing import NDArray
 
 from rag_tuned_memory.embedding.base import Embedder, EmbedderIdentity, Vectors, checked
-from rag_tuned_memory.errors import EmbedderMismatch, InvalidInput, RagTunedMemoryError
+from rag_tuned_memory.errors import EmbedderMismatch, InvalidInput, RagTunedMemoryError, TrajectoryNotFound
 from rag_tuned_memory.recall.budget import CountTokens, within
 from rag_tuned_memory.recall.fusion import Weights
 from rag_tuned_memory.recall.neighbours import Key
@@ -61,7 +62,7 @@ class Recall:
         if await self._there([trajectory]):
             return False
         passages = await anyio.to_thread.run_sync(build_passages, trajectory)
-        vectors = await self._embed(passages)
+        vectors = await self._vectors(trajectory, passages)
         return await self.store.put(trajectory, passages, vectors, await self._identity())
 
     async def index_many(
@@ -185,6 +186,32 @@ class Recall:
         except InvalidInput as error:
             return Indexed(trajectory.id, changed=False, passages=0, error=error)
         return Indexed(trajectory.id, changed=changed, passages=len(passages))
+
+    async def _vectors(self, trajectory: Trajectory, passages: Sequence[Passage]) -> Vectors:
+        """The vectors of ``passages``: those that the stored trajectory has of the same text, and new ones.
+
+        An episode that grows by a step costs the embedding of one passage, not of all of them again.
+        """
+        known = await self._known(trajectory)
+        new = [passage for passage in passages if passage.indexed not in known]
+        fresh = await self._embed(new)
+        if not known:
+            return fresh
+        known |= {passage.indexed: vector for passage, vector in zip(new, fresh, strict=True)}
+        return np.stack([known[passage.indexed] for passage in passages]) if passages else fresh
+
+    async def _known(self, trajectory: Trajectory) -> dict[str, NDArray[np.float32]]:
+        """The stored vectors of a trajectory by the text that they are of; none of another embedder."""
+        namespace = trajectory.namespace
+        if not await self.store.headings(namespace, [trajectory.id]):
+            return {}
+        if await self.store.embedder(namespace) != await self._identity():
+            return {}
+        try:
+            stored = await self.store.projection(namespace, trajectory.id)
+        except TrajectoryNotFound:  # forgotten meanwhile
+            return {}
+        return {one.indexed: vector for one, vector in zip(stored.passages, stored.vectors, strict=True)}
 
     async def _embed(self, passages: Sequence[Passage]) -> Vectors:
         dimension = (await self._identity()).dimension

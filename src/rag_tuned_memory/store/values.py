@@ -10,6 +10,8 @@ from rag_tuned_memory.embedding.base import Vectors
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+_ROUNDING = 1e-6
+"""A vector of 32-bit numbers that was given length 1 differs from it by less."""
 
 
 def microseconds(time: datetime | None) -> int | None:
@@ -23,6 +25,10 @@ def moment(value: int | None) -> datetime | None:
 
 
 def unit(vectors: Vectors) -> Vectors:
-    """Rows of length 1, so that a dot product is the cosine; a row of zeros stays."""
+    """Rows of length 1, so that a dot product is the cosine; a row of zeros stays, and so does one that has it already.
+
+    What was read from a store is written back bit by bit the same.
+    """
     lengths = np.linalg.norm(vectors.astype(np.float64), axis=-1, keepdims=True)
-    return (vectors / np.where(lengths == 0, 1, lengths)).astype("<f4")
+    kept = (lengths == 0) | (np.abs(lengths - 1) < _ROUNDING)
+    return (vectors / np.where(kept, 1, lengths)).astype("<f4")

@@ -78,6 +78,13 @@ def test_seeing_a_step_again_does_not_change_when_it_happened(memory: Memory) ->
     assert [step.started_at for step in stored(memory).steps] == [monday, tuesday]
 
 
+def test_what_a_killed_process_left_does_not_undo_what_came_after(memory: Memory) -> None:
+    monday, tuesday = (datetime(2026, 5, day, tzinfo=UTC) for day in (4, 5))
+    memory.extend(run(said("1", "the second try", started_at=tuesday)))
+    memory.extend(run(said("1", "the first try", started_at=monday), said("2", "beside it", started_at=monday)))
+    assert [step.text for step in stored(memory).steps] == ["the second try", "beside it"]
+
+
 def test_feedback_that_came_meanwhile_stays_last_and_decides(memory: Memory) -> None:
     receipt = memory.extend(run(said("1", "one"), outcome=Outcome(success=True)))
     memory.feedback(receipt.id, "it broke again", success=False)

@@ -14,7 +14,7 @@ from rag_tuned_memory.embedding.base import EmbedderIdentity, Vectors
 from rag_tuned_memory.errors import EmbedderMismatch, InvalidInput, InvalidNamespace, InvalidVector
 from rag_tuned_memory.recall import Recall, Recollection, assemble, estimate_tokens
 from rag_tuned_memory.store import EpisodeStore, Filter, open_store
-from rag_tuned_memory.trajectory import Trajectory
+from rag_tuned_memory.trajectory import Step, StepKind, Trajectory
 
 pytestmark = pytest.mark.anyio
 START = datetime(2026, 3, 1, tzinfo=UTC)
@@ -164,6 +164,30 @@ async def test_the_same_content_is_not_embedded_again(store: EpisodeStore) -> No
     outcomes = await recall.index_many([incident(0), incident(1)])
     assert [(o.changed, o.passages) for o in outcomes] == [(False, 0), (True, 5)]
     assert embedder.texts == texts + 5
+
+
+async def test_an_episode_that_grows_is_not_embedded_again(store: EpisodeStore) -> None:
+    embedder = Counting()
+    recall = Recall(store, embedder)
+    one = incident(0)
+    assert await recall.index(one)
+    before = await store.projection("alice", one.id)
+    further = Step(kind=StepKind.MESSAGE, actor="user", text="it came back", started_at=one.time)
+    again = one.steps[0]  # a text that is there already
+    grown = one.model_copy(update={"steps": (*one.steps, further, again)})
+    texts = embedder.texts
+    assert await recall.index(grown)
+    assert embedder.texts == texts + 1
+    after = await store.projection("alice", one.id)
+    assert after.vectors[: len(before.vectors)].tobytes() == before.vectors.tobytes()
+    fresh = open_store("sqlite:///:memory:")
+    await Recall(fresh, HashingEmbedder()).index(grown)
+    whole = await fresh.projection("alice", one.id)
+    assert after.vectors.tobytes() == whole.vectors.tobytes()
+    assert after.passages == whole.passages
+    await fresh.close()
+    assert await recall.index(one)  # and shrinks
+    assert (embedder.texts, len((await store.projection("alice", one.id)).passages)) == (texts + 1, 5)
 
 
 async def test_changed_content_replaces_the_old(engine: Recall) -> None:

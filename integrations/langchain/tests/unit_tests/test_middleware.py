@@ -180,6 +180,14 @@ async def test_it_may_recall_without_recording(known: Memory, flavour: Flavour) 
     assert episodes(known) == []
 
 
+async def test_it_may_record_without_recalling(known: Memory, asked: list[str], flavour: Flavour) -> None:
+    model = script("done")
+    agent = create_agent(model, middleware=[RagTunedMemoryMiddleware(known, mode="record")])
+    await run(agent, flavour, "what about the disk of orion?")
+    assert (model.injected, asked) == ([""], [])
+    assert len(episodes(known)) == 1
+
+
 async def test_limits_hold(known: Memory, flavour: Flavour) -> None:
     for number in range(20):
         known.record(

@@ -153,10 +153,12 @@ async def test_grammars(serve: Serve, connect: Connect) -> None:
     schema = {"properties": {"city": {"type": "string"}}}
     await backend.generate_one(ask("a"), grammar=JsonGrammar(schema))
     await backend.generate_one(ask("a"), grammar=RegexGrammar("[0-9]{4}"))
+    await backend.generate([ask("a", pattern="(yes|no)")])
     await backend.generate_one(ask("a"))
     assert [one["parameters"].get("grammar") for one in server.generated] == [
         {"type": "json", "value": schema},
         {"type": "regex", "value": "[0-9]{4}"},
+        {"type": "regex", "value": "(yes|no)"},
         None,
     ]
 

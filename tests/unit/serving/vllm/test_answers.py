@@ -49,7 +49,7 @@ async def test_the_prompt_is_sent_as_the_tokens_that_training_uses(
 
 async def test_the_servers_own_sampling_defaults_are_never_used(backend: VllmBackend, double: VllmDouble) -> None:
     await backend.generate([ask("who")])
-    await backend.generate([ask("who", temperature=0.7, seed=3, stop=("x",))])
+    await backend.generate([ask("who", temperature=0.7, seed=3, stop=("x",), pattern="a|b")])
     greedy, sampled = double.sent("/v1/completions")
     neutral = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
     neutral |= {"presence_penalty": 0.0, "frequency_penalty": 0.0}
@@ -57,6 +57,7 @@ async def test_the_servers_own_sampling_defaults_are_never_used(backend: VllmBac
         assert {name: body[name] for name in neutral} == neutral
     assert (greedy["temperature"], "seed" in greedy, "stop" in greedy) == (0.0, False, False)
     assert (sampled["temperature"], sampled["seed"], sampled["stop"]) == (0.7, 3, ["x"])
+    assert ("structured_outputs" in greedy, sampled["structured_outputs"]) == (False, {"regex": "a|b"})
 
 
 async def test_an_answer_has_every_token_and_the_end_without_text(

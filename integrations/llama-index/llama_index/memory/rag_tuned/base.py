@@ -39,11 +39,11 @@ class RagTunedMemory(BaseMemory):
     when it returns, so that a killed process loses nothing, and each turn (a user's message until the answer) is an
     episode that can be recalled as soon as its answer is put. Tokens are counted by ``count_tokens``, or estimated.
 
-    ``memory`` is the memory of one namespace, or ``Memories`` with ``namespace`` naming whose session it is; without
-    either it is opened from the settings (RTM_*). ``insert_method`` is where recalled text goes: into the last user
-    message, or into a system message (which a ``ReActAgent`` without a system prompt drops). With ``record=False``
-    nothing is recorded: for agents that a ``TrajectoryRecorder`` records. ``on_error="log"`` lets the agent go on where
-    the memory fails.
+    ``memory`` is the memory of one namespace, or ``Memories`` with ``namespace`` naming whose session it is; where only
+    a namespace is given, its memory is opened from the settings (RTM_*). ``insert_method`` is where recalled text goes:
+    into the last user message, or into a system message (which a ``ReActAgent`` without a system prompt drops). With
+    ``record=False`` nothing is recorded: for agents that a ``TrajectoryRecorder`` records. ``on_error="log"`` lets the
+    agent go on where the memory fails.
 
     It goes through JSON with the workflow's context, messages included. In the same process the restored one finds its
     memory again; in another one that is opened anew, when first needed, from the settings in ``origin`` and, for
@@ -56,8 +56,8 @@ class RagTunedMemory(BaseMemory):
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True)
 
-    namespace: Namespace
-    session_id: str = Field(min_length=1, max_length=512)
+    namespace: Namespace = Field(frozen=True)
+    session_id: str = Field(min_length=1, max_length=512, frozen=True)
     origin: Origin
     k: int = Field(default=10, ge=1)
     token_budget: int = Field(default=1000, ge=0)

@@ -139,8 +139,9 @@ class Run:
         with self._lock:
             if self._waits:
                 return None
-            step = capture.message("user", "The run was cancelled.", ref="cancelled")
-            self._put(step.model_copy(update={"kind": StepKind.OBSERVATION}) if step else None)
+            if self._goal or self._place:  # else it had not begun
+                step = capture.message("user", "The run was cancelled.", ref="cancelled")
+                self._put(step.model_copy(update={"kind": StepKind.OBSERVATION}) if step else None)
             return Outcome(feedback="cancelled")
 
     def _corrected(self, output: AgentOutput) -> None:

@@ -111,9 +111,10 @@ class Session:
     def add(self, messages: Sequence[ChatMessage], *, on_error: OnError | None) -> None:
         """Take messages up; each is a step of its turn's episode at once, unless ``on_error`` is None.
 
-        Raises what recording raises where ``on_error`` says so; the messages are in the session even then.
+        Raises what recording raises where ``on_error`` says so; all messages are in the session even then.
         """
         added = [kept(message, self._count) for message in messages]
+        failures: list[Exception] = []
         with self._lock:
             for one in added:
                 self._kept.append(one)
@@ -121,7 +122,9 @@ class Session:
                     try:
                         self._record(one.message)
                     except Exception as error:
-                        overlook(error, on_error, _log, "a message is not recorded")
+                        failures.append(error)
+        for failure in failures:
+            overlook(failure, on_error or "log", _log, "a message is not recorded")
 
     def replace(self, messages: Sequence[ChatMessage]) -> None:
         """Other messages in the place of all; what was recorded stays, and none of them is recorded."""

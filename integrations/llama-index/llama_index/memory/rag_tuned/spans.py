@@ -34,6 +34,9 @@ from rag_tuned_memory.trajectory import Outcome
 
 _log = logging.getLogger(__name__)
 
+_WAITING, _DONE = "WaitingForEvent", "WorkflowDone"
+"""Signs between a workflow and its steps, which older versions let pass through the spans as errors."""
+
 P = ParamSpec("P")
 
 MakeRun = Callable[[Mapping[str, Any], str], Run | None]
@@ -168,8 +171,13 @@ class SpanHandler(BaseSpanHandler[BaseSpan]):
         if (run := self._ended_run(id_)) is not None:
             self._end(run, run.broken(error))
             return
-        run, _ = self._steps.pop(id_, (None, None))
-        if run is not None and isinstance(error, Exception):
+        run, event = self._steps.pop(id_, (None, None))
+        if run is None or not isinstance(error, Exception):
+            return
+        sign = type(error).__name__
+        if sign == _WAITING and isinstance(event, ToolCall):
+            run.waits()
+        elif sign not in (_WAITING, _DONE):
             run.failed(error)
 
     def _ended_run(self, id_: str) -> Run | None:
