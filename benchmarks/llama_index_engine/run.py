@@ -3,7 +3,7 @@
 ``run.py FILE --home FOLDER`` records the runs in FILE (tau-bench's form, or another that ``rtm import`` reads), distils
 an adapter, builds the two plain indexes, and asks every engine the same questions, in words that no training saw. What
 is done is kept in FOLDER and not done again, so that a run that was stopped goes on; ``--only`` runs one stage. Rows go
-to ``rows.jsonl``, figures to ``result.json``. ``--check`` computes the figures again from the rows.
+to FOLDER too, as they quote the runs, figures to ``result.json``. ``--check`` computes the figures again from the rows.
 
 Engines:
 
@@ -50,8 +50,8 @@ from rag_tuned_memory.learning.events import Event
 from rag_tuned_memory.recall.passages import build_passages
 from rag_tuned_memory.store import open_store
 
-HERE = Path(__file__).parent
-ROWS, RESULT = HERE / "rows.jsonl", HERE / "result.json"
+RESULT = Path(__file__).parent / "result.json"
+ROWS = "rows.jsonl"
 NAMESPACE = "history"
 RECIPE = Recipe(local_facts=1, gate=Gate(abstention=0.0))
 """Of each episode one fact. Declining is left to routing, where the gate would ask it of the adapter alone."""
@@ -92,7 +92,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.check:
         kept = json.loads(RESULT.read_text(encoding="utf-8"))
-        assert {**kept, **figures(read_rows())} == kept, "the rows give other figures"
+        assert {**kept, **figures(read_rows(given.home))} == kept, "the rows give other figures"
         print("the rows give the figures that are written")
         return
     settings = Settings(home=given.home)
@@ -236,10 +236,10 @@ def ask(memory: Memory, home: Path, seconds: float) -> None:
     get_dispatcher().add_event_handler(SPENT)
     selection, all_engines = selected(memory), engines(memory, home)
     questions = asked(selection)
-    done = {(row["engine"], row["question"]) for row in read_rows()}
+    done = {(row["engine"], row["question"]) for row in read_rows(home)}
     left = [(name, one) for one in questions for name in ENGINES if (name, one.text) not in done]
     end = time.monotonic() + seconds
-    with ROWS.open("a", encoding="utf-8") as rows:
+    with (home / ROWS).open("a", encoding="utf-8") as rows:
         for number, (name, question) in enumerate(left):
             if time.monotonic() > end:
                 print(f"{len(left) - number} answers are left: run it again")
@@ -248,7 +248,7 @@ def ask(memory: Memory, home: Path, seconds: float) -> None:
             rows.flush()
             if number % 10 == 0:
                 print(f"{number}/{len(left)}", flush=True)
-    found = figures(read_rows())
+    found = figures(read_rows(home))
     found["share_found"] = shares_found(questions, selection, all_engines)
     found["stamp"] = stamp(memory, questions)
     RESULT.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
@@ -310,8 +310,9 @@ def _golds(row: dict[str, Any]) -> tuple[str, ...]:
     return (gold, *OTHER_WORDS.get(gold, ()))
 
 
-def read_rows() -> list[dict[str, Any]]:
-    return [json.loads(line) for line in ROWS.read_text(encoding="utf-8").splitlines()] if ROWS.exists() else []
+def read_rows(home: Path) -> list[dict[str, Any]]:
+    path = home / ROWS
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
 def figures(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
