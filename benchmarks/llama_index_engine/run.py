@@ -20,6 +20,7 @@ import re
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -351,7 +352,7 @@ def stamp(memory: Memory, questions: Sequence[Question]) -> dict[str, Any]:
         "k": K,
         "token_budget": TOKEN_BUDGET,
         "code_sha256": code_hash(),
-        "versions": versions(),
+        "versions": {**versions(), "llama-index-core": version("llama-index-core")},
         "machine": machine(),
     }
 

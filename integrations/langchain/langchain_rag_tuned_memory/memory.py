@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+from langchain_core.chat_history import BaseChatMessageHistory
 from langchain_core.messages import BaseMessage, SystemMessage, get_buffer_string
 from pydantic import Field, PrivateAttr, model_validator
 
@@ -44,6 +45,8 @@ class RagTunedMemory(BaseChatMemory):
         InvalidNamespace: it cannot be told whose memory this is.
     """
 
+    # made below; the inherited default would warn that it is deprecated
+    chat_memory: BaseChatMessageHistory = Field(default=None, exclude=True, repr=False)  # type: ignore[assignment]
     memory: Memory | Memories = Field(exclude=True, repr=False)
     """The memory; or those of many users, with ``namespace``."""
     session_id: str

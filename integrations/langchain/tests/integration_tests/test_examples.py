@@ -63,3 +63,27 @@ def test_multi_user_server() -> None:
         "mallory: What is their pet called?",
         "  401 Who are you?",
     ]
+
+
+def test_langgraph_store() -> None:
+    said = run("langgraph_store.py").splitlines()
+    assert said[4:8] == [
+        "alice: What do I drink?",
+        "  You drink green tea.",
+        "bob: What do I drink?",
+        "  I know only of your bicycle.",
+    ]
+    assert said[8:] == [
+        """alice's memory: {"text": "green tea in the morning"}""",
+        """bob's memory: {"text": "a red bicycle, to work"}""",
+        "After alice's items were deleted: 0 passages",
+    ]
+
+
+def test_old_chain(tmp_path: Path) -> None:
+    first = run("old_chain.py", "--home", str(tmp_path))
+    assert first.count("the model is shown: - df result: the disk of db-1 is full") >= 1
+    assert first.endswith("Episodes: rag-tuned-memory (2 steps) langchain-chat (6 steps)\n")
+    second = run("old_chain.py", "--home", str(tmp_path))
+    assert "the model is shown: Human: My dog is called Rex." in second
+    assert "langchain-chat (12 steps)" in second

@@ -219,7 +219,8 @@ def test_bad_options(memory: Memory, options: dict[str, Any], message: str) -> N
 def test_it_shows_and_saves_no_memory_object(memory: Memory) -> None:
     one = RagTunedMemory(memory=memory, session_id="s1")
     assert "Memory object" not in repr(one)
-    assert "memory" not in one.model_dump(exclude={"chat_memory"})
+    assert not {"memory", "chat_memory"} & one.model_dump().keys()
+    assert isinstance(one.chat_memory, RagTunedChatMessageHistory)
 
 
 def test_a_chain_of_its_own_prompt(memory: Memory) -> None:
