@@ -191,7 +191,7 @@ async def test_a_reader_that_knew_the_old_version_soon_sees_what_a_killed_proces
             await record(opened(), new)
     assert await seen("disk full on vega") == ["disk full on vega"]
     monkeypatch.setattr(known, "SECONDS", 0.0)
-    reader._connection.known.forget("alice")  # as after ten seconds
+    reader._connection.known.forget("alice")  # as after five minutes
     assert await seen("disk full on orion") == ["disk full on vega"]
 
 

@@ -1,8 +1,8 @@
 """What a process has lately seen of the server, so that it need not ask again before each search.
 
 A version that counted can cease to count only by being replaced or removed, and whoever does this removes its passages
-before saying that it is done. So a remembered version can mislead only where that process was killed in between, and
-then for ``SECONDS`` at most.
+before saying that it is done. So a remembered version can mislead only where that process was killed in between, while
+a search finds passages of the old version and none of the new one, and then for ``SECONDS`` at most.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from rag_tuned_memory.embedding.base import EmbedderIdentity
 Version = tuple[str, str]
 """A trajectory's id and a generation of it."""
 
-SECONDS = 10.0
+SECONDS = 300.0
 EMBEDDER_SECONDS = 1.0
 """So long a namespace that another process re-embedded may still be searched with the old vectors."""
 _MOST = 100_000

@@ -127,7 +127,7 @@ async def put(connection: Connection, write: Write, clock: Clock) -> bool:
     except BaseException:
         await asyncio.shield(_undo(connection, [write], source))
         raise
-    write.changed = True
+    _done(connection, [write])
     return True
 
 
@@ -186,8 +186,14 @@ async def _put_fresh(connection: Connection, writes: Sequence[Write], clock: Clo
     except BaseException:
         await asyncio.shield(_undo(connection, writes, source))
         raise
+    _done(connection, writes)
+
+
+def _done(connection: Connection, writes: Sequence[Write]) -> None:
+    """Who writes into a namespace also searches it: these versions need not be asked for then."""
     for write in writes:
         write.changed = True
+    connection.known.add(writes[0].record.namespace, [(write.name, write.own) for write in writes])
 
 
 async def _source(connection: Connection, write: Write) -> Objects:

@@ -1,10 +1,12 @@
-"""The store, the recorder and the histories over a real Weaviate."""
+"""Agents with the middleware, the store, the recorder and the histories: over SQLite and over a real Weaviate alike."""
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from langchain.agents import create_agent
@@ -13,11 +15,12 @@ from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.store.base import GetOp, PutOp
 from langgraph.types import Command, interrupt
-from scripted_agent import calls, episodes, run, script, told
+from scripted_agent import Flavour, ScriptedChat, calls, episodes, run, script, told
 
 from langchain_rag_tuned_memory import (
     RagTunedChatMessageHistory,
     RagTunedMemory,
+    RagTunedMemoryMiddleware,
     RagTunedStore,
     TrajectoryRecorder,
 )
@@ -33,9 +36,11 @@ def weaviate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield one
 
 
-@pytest.fixture
-def memories(weaviate: Server, tmp_path: Path) -> Iterator[Memories]:
-    url = weaviate.url(prefix=f"T{uuid.uuid4().hex[:10]}")
+@pytest.fixture(params=["sqlite", "weaviate"])
+def memories(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Memories]:
+    url = ""
+    if request.param == "weaviate":
+        url = request.getfixturevalue("weaviate").url(prefix=f"T{uuid.uuid4().hex[:10]}")
     with Memories(settings=Settings(home=tmp_path, embedder="hashing", store=url)) as opened:
         yield opened
 
@@ -63,6 +68,64 @@ def test_a_langgraph_store(memories: Memories) -> None:
 def ask(question: str) -> str:
     """Asks somebody."""
     return f"they say {interrupt(question)}"
+
+
+@tool
+def free(disk: str) -> str:
+    """Frees a disk."""
+    if disk == "read-only":
+        raise OSError("it cannot be written to")
+    return f"{disk} is free"
+
+
+def operator(disk: str) -> ScriptedChat:
+    return script(calls(("free", {"disk": disk}, "c1"), ("ask", {"question": "sure?"}, "c2")))
+
+
+@pytest.mark.parametrize("flavour", ["sync", "async"])
+async def test_an_agent_with_the_middleware(memories: Memories, flavour: Flavour) -> None:
+    """Two users at once, each interrupted and resumed by another process; a failure; then each recalls its own."""
+
+    def begun(user: str, model: ScriptedChat, saver: InMemorySaver) -> tuple[RagTunedMemoryMiddleware, Any, Any]:
+        memory = RagTunedMemoryMiddleware(memories, on_error="raise")
+        agent = create_agent(model, [free, ask], middleware=[memory], checkpointer=saver)
+        return memory, agent, {"configurable": {"thread_id": user, "namespace": user}}
+
+    async def conversation(user: str) -> str:
+        saver = InMemorySaver()
+        memory, agent, config = begun(user, operator(f"{user}-db"), saver)
+        assert "__interrupt__" in await run(agent, flavour, f"free {user}-db", config=config)
+        memory.close()
+        memory, agent, config = begun(user, script("done"), saver)
+        await run(agent, flavour, Command(resume="yes"), config=config)
+        broken = script(calls(("free", {"disk": "read-only"}, "c3")))
+        other, agent, _ = begun(user, broken, saver)
+        config = {"configurable": {"thread_id": f"{user} again", "namespace": user}}
+        with pytest.raises(OSError, match="cannot be written"):
+            await run(agent, flavour, "free the read-only disk", config=config)
+        model = script("as before")
+        last, agent, _ = begun(user, model, saver)
+        config = {"configurable": {"thread_id": f"{user} later", "namespace": user}}
+        await run(agent, flavour, "which disk is free?", config=config)
+        for one in (memory, other, last):
+            one.close()
+        return model.injected[0]
+
+    injected = await asyncio.gather(conversation("alice"), conversation("bob"))
+    for user, text, other in (("alice", injected[0], "bob"), ("bob", injected[1], "alice")):
+        first, failed, later = episodes(memories.of(user))
+        assert told(first) == [
+            f"message user: free {user}-db",
+            f'tool_call c1: free({{"disk": "{user}-db"}})',
+            'tool_call c2: ask({"question": "sure?"})',
+            f"tool_result c1: {user}-db is free",
+            "tool_result c2: they say yes",
+            "message assistant: done",
+        ]
+        assert (failed.outcome.success, failed.steps[-1].error) == (False, "OSError: it cannot be written to")
+        assert told(later) == ["message user: which disk is free?", "message assistant: as before"]
+        assert f"{user}-db" in text
+        assert f"{other}-db" not in text
 
 
 async def test_an_agent_that_waits(memories: Memories) -> None:
