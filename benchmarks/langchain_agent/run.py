@@ -22,14 +22,14 @@ from langchain.agents.middleware import wrap_model_call
 from langgraph.errors import GraphRecursionError
 
 from langchain_rag_tuned_memory import ChatRagTuned, RagTunedMemoryMiddleware
-from rag_tuned_memory import Memory, Outcome, Recipe, Settings
+from rag_tuned_memory import Memory, Recipe, Settings
 from rag_tuned_memory.demo.world import incidents
 from rag_tuned_memory.evaluation.stamp import code_hash, machine, versions
 from rag_tuned_memory.models import CATALOG, pull
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))
-from world import SYSTEM, Incident, Operator  # noqa: E402
+sys.path.insert(0, str(HERE.parents[1] / "integrations" / "langchain" / "examples"))
+from operations import SYSTEM, Incident, operate  # noqa: E402
 
 NAMESPACE = "operations"
 RUNS = 20
@@ -84,14 +84,7 @@ def main() -> None:
 def record(memory: Memory) -> None:
     """The operator's runs, recorded as they happen. Doing it again changes nothing."""
     for history in incidents(NAMESPACE, episodes=RUNS):
-        incident = Incident.of(history)
-        recorder = RagTunedMemoryMiddleware(
-            memory, outcome=lambda _, one=incident: Outcome(success=one.cleared), where=None
-        )
-        agent = create_agent(Operator.of(history), incident.tools(), system_prompt=SYSTEM, middleware=[recorder])
-        message = {"role": "user", "content": incident.goal, "id": f"asked-{incident.name}"}
-        agent.invoke({"messages": [message]}, {"configurable": {"thread_id": incident.name}})
-        recorder.close()
+        operate(memory, history)
     print(memory.stats().store, flush=True)
 
 
@@ -128,7 +121,7 @@ def drive(memory: Memory, adapter: str, way: Way, incident: Incident) -> dict[st
         ended = "too many calls"
     used = [message.usage_metadata for message in messages if getattr(message, "usage_metadata", None)]
     return {
-        "success": incident.cleared and incident.closed,
+        "success": incident.over,
         "cleared": incident.cleared,
         "wrong_fixes": incident.wrong_fixes,
         "model_calls": len(used),

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import random
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rag_tuned_memory.distil.acting import Run
 from rag_tuned_memory.distil.dataset import Example
 from rag_tuned_memory.distil.dialogue import general_messages, memory_messages
 from rag_tuned_memory.distil.facts import Fact
-from rag_tuned_memory.distil.labels import DATE, Episode, head
+from rag_tuned_memory.distil.labels import Episode
 from rag_tuned_memory.distil.local_facts import attribute_keys, outcome_text
 from rag_tuned_memory.distil.phrasing import abstention, answer_text, capitalised, questions, summaries
-from rag_tuned_memory.distil.recipe import Mixture
+from rag_tuned_memory.distil.recipe import Mixture, times
+from rag_tuned_memory.distil.rehearsal import rehearsed
 from rag_tuned_memory.distil.replay import Replay
+from rag_tuned_memory.distil.rewriting import name_in_text, replaced
 from rag_tuned_memory.distil.unknown import Strangers, unknown_facts
 from rag_tuned_memory.recall.passages import day
 
@@ -49,13 +50,8 @@ def compose(material: Material, mixture: Mixture, *, seed: int) -> list[Example]
     ]
     replay_count = round(mixture.replay * (len(plain) + len(others)))
     others += _replays(material.replays, replay_count, random_)
-    return _in_rounds(plain, [[one] for one in others] + _acting(material.runs, mixture.acting, random_), random_)
-
-
-def times(expected: float, random_: random.Random) -> int:
-    """A whole number that is ``expected`` on average."""
-    whole = int(expected)
-    return whole + (random_.random() < expected - whole)
+    shown = rehearsed(material.runs, material.episodes, strangers, mixture.acting, random_)
+    return _in_rounds(plain, [*([one] for one in others), *_acting(shown)], random_)
 
 
 def _closed_book(fact: Fact, exposures: float, random_: random.Random) -> list[Example]:
@@ -123,20 +119,8 @@ def _asked_for(fact: Fact) -> str:
 
 
 def _rewritten(context: str, fact: Fact, label: str, answer: str) -> str | None:
-    named = _replaced(context, _name(fact.slots["label"]), _name(label))
-    return _replaced(named, fact.answer, answer) if named else None
-
-
-def _name(label: str) -> str:
-    """The part of a label that stands in an episode's text: its date, or its identifier."""
-    date = DATE.search(label)
-    return date[0] if date else head(label).split()[-1]
-
-
-def _replaced(text: str, old: str, new: str) -> str | None:
-    """``text`` with every whole ``old`` replaced, None where there is none."""
-    changed, count = re.subn(rf"(?<!\w){re.escape(old)}(?!\w)", lambda _: new, text, flags=re.IGNORECASE)
-    return changed if count else None
+    named = replaced(context, name_in_text(fact.slots["label"]), name_in_text(label))
+    return replaced(named, fact.answer, answer) if named else None
 
 
 def _unknown(material: Material, count: int, strangers: Strangers, seed: int, random_: random.Random) -> list[Example]:
@@ -180,13 +164,10 @@ def _replays(replays: Sequence[Replay], count: int, random_: random.Random) -> l
     return [Example.make(general_messages(r.question), r.answer, "general") for r in chosen[:count]]
 
 
-def _acting(runs: Sequence[Run], exposures: float, random_: random.Random) -> list[list[Example]]:
-    """Each run's turns, as often as they are to be met."""
-    return [
-        [Example.make(turn.prompt, turn.answer, "acting", group=f"{place}.{round_}") for turn in run.turns]
-        for place, run in enumerate(runs)
-        for round_ in range(times(exposures, random_))
-    ]
+def _acting(runs: Iterable[Run]) -> Iterator[list[Example]]:
+    """The turns of each run, which stay together."""
+    for place, run in enumerate(runs):
+        yield [Example.make(turn.prompt, turn.answer, "acting", group=str(place)) for turn in run.turns]
 
 
 def _in_rounds(plain: Sequence[Example], others: Sequence[list[Example]], random_: random.Random) -> list[Example]:

@@ -8,12 +8,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from rag_tuned_memory.distil.acting import Demonstration, Run
+from rag_tuned_memory.distil.acting import Demonstration
 from rag_tuned_memory.distil.compose import Material, invented_episodes
 from rag_tuned_memory.distil.dialogue import general_messages, memory_messages
 from rag_tuned_memory.distil.evaluation import Evaluation, ProbeRow, QuestionKind
 from rag_tuned_memory.distil.facts import Fact, is_correct, normalise
 from rag_tuned_memory.distil.phrasing import abstention, is_abstention, questions
+from rag_tuned_memory.distil.rehearsal import labels_of, renamed
 from rag_tuned_memory.distil.replay import Replay
 from rag_tuned_memory.distil.unknown import Strangers, unknown_facts
 from rag_tuned_memory.serving import tools
@@ -65,7 +66,7 @@ async def evaluate(
     strange = _unknown_probes(material, seed)
     reading = _reading_probes(material, seed)
     beside = _beside_probes(material, seed)
-    acts, acts_beside = (_acts(material.runs, seed, beside=beside) for beside in (False, True))
+    acts, acts_beside = (_acts(material, seed, beside=beside) for beside in (False, True))
     total = (
         2 * len(acts)
         + len(acts_beside)
@@ -180,9 +181,13 @@ class _Prober:
             self.on_progress(self.done, self.total)
 
 
-def _acts(runs: Sequence[Run], seed: int, *, beside: bool) -> list[Demonstration]:
+def _acts(material: Material, seed: int, *, beside: bool) -> list[Demonstration]:
+    """Turns in which the agent called, in runs that are told of entities which training did not name."""
     random_ = random.Random(f"acts {seed}")
-    every = [turn for run in runs if run.beside is beside for turn in run.turns if turn.calls]
+    strangers = Strangers(material.episodes, seed=seed + 3_000_003, known=material.known)
+    labels = labels_of(material.episodes)
+    chosen = [renamed(run, labels.get(run.trajectory_id), strangers) for run in material.runs if run.beside is beside]
+    every = [turn for run in chosen for turn in run.turns if turn.calls]
     return random_.sample(every, min(ACTING_PROBES, len(every)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -71,6 +72,12 @@ class Mixture(CheckedModel):
     """General instructions, as a share of all other examples."""
     acting: float = Field(default=4, ge=0)
     """Times that each run that went well is shown, where the agent's tools are on record."""
+
+
+def times(expected: float, random_: random.Random) -> int:
+    """A whole number that is ``expected`` on average."""
+    whole = int(expected)
+    return whole + (random_.random() < expected - whole)
 
 
 class Recipe(CheckedModel):

@@ -22,7 +22,8 @@ from rag_tuned_memory.serving.base import Message
 
 OPENING, CLOSING = "<tool_call>", "</tool_call>"
 _RESULT_OPENING, _RESULT_CLOSING = "<tool_response>", "</tool_response>"
-_STRING = r'"[^"\\\x00-\x1f]*"'
+_STRING = r'"([^"\\\x00-\x1f]|\\["\\/bfnrt]|\\u00[01][0-9a-f])*"'
+"""JSON's, but for escapes that are never needed: half a surrogate pair is no text."""
 _PATTERNS = {
     "string": _STRING,
     "integer": r"-?[0-9]{1,18}",

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import random
+from datetime import UTC, datetime
 from typing import Any
 
+import pytest
+
 from rag_tuned_memory.demo.world import incidents
-from rag_tuned_memory.distil.acting import runs_of, teaches, turns_of
+from rag_tuned_memory.distil.acting import Run, runs_of, teaches, turns_of
 from rag_tuned_memory.distil.compose import Material, compose
 from rag_tuned_memory.distil.curriculum import Curriculum, Item
+from rag_tuned_memory.distil.labels import Episode, label_episodes
 from rag_tuned_memory.distil.packing import Tokenised
 from rag_tuned_memory.distil.recipe import Mixture
+from rag_tuned_memory.distil.rehearsal import rehearsed, renamed, repeat_factors
+from rag_tuned_memory.distil.unknown import Strangers
+from rag_tuned_memory.distil.views import view
 from rag_tuned_memory.serving.tools import Call, called
+from rag_tuned_memory.store.base import StoredTrajectory
 from rag_tuned_memory.trajectory import Trajectory
 
 TOOLS = [{"name": name} for name in ("look", "cut", "sew")]
@@ -101,6 +110,62 @@ def test_the_turns_of_a_run_stay_together_in_the_training_set() -> None:
     assert len(groups) == 2 * 3 * 3
     assert [groups.count(group) for group in dict.fromkeys(groups)] == [3] * 6
     assert all(groups[place] == groups[place + 1] for place in range(0, len(groups), 3))
+
+
+def stored(number: int, tool: str) -> StoredTrajectory:
+    one = Trajectory.parse(
+        {
+            "namespace": "a",
+            "goal": f"Mend coat C-{number}.",
+            "steps": [
+                call(tool, "1") | {"arguments": {"coat": f"C-{number}"}},
+                result(tool, "1", f"C-{number} is whole"),
+            ],
+            "outcome": {"success": True},
+            "metadata": {"tools": TOOLS},
+        }
+    )
+    return StoredTrajectory(one, number, datetime(2026, 1, 1, tzinfo=UTC), one.content_hash)
+
+
+def coats(*tools: str) -> tuple[list[Episode], list[Run]]:
+    """A coat for each tool, mended with it."""
+    all_ = [stored(1000 + place, tool) for place, tool in enumerate(tools)]
+    return label_episodes([view(one) for one in all_]), [run for one in all_ for run in runs_of(one.trajectory)]
+
+
+def test_a_run_is_shown_once_as_it_was_and_then_of_things_that_are_not_there() -> None:
+    episodes, runs = coats("sew")
+    strangers = Strangers(episodes, seed=1)
+    first, *others = rehearsed(runs, episodes, strangers, 4, random.Random(1))
+    assert first == runs[0]
+    names = set()
+    for other in others:
+        (turn,) = other.turns
+        name = turn.calls[0].arguments["coat"]
+        assert name != "C-1000"
+        assert turn.prompt[-1].content == f"Mend coat {name}."
+        assert turn.answer == called("", turn.calls)
+        names.add(name)
+    assert len(names) == 3
+
+
+def test_a_run_whose_texts_do_not_name_its_entity_is_shown_as_it_was() -> None:
+    episodes, runs = coats("sew")
+    assert renamed(runs[0], None, Strangers(episodes, seed=1)) is runs[0]
+    assert renamed(runs[0], "coat C-4711", Strangers(episodes, seed=1)) is runs[0]
+
+
+def test_runs_with_a_rare_call_are_shown_more_often() -> None:
+    episodes, runs = coats(*["sew"] * 15, "cut")
+    factors = repeat_factors(runs)
+    assert sorted(factors.values()) == [1.0] * 15 + [pytest.approx(2.0)]
+    shown = list(rehearsed(runs, episodes, Strangers(episodes, seed=1), 3, random.Random(1)))
+    assert [len([one for one in shown if one.trajectory_id == run.trajectory_id]) for run in runs] == [3] * 15 + [6]
+
+
+def test_a_run_in_which_nothing_went_well_counts_once() -> None:
+    assert repeat_factors([Run("x", ())]) == {"x": 1.0}
 
 
 def test_a_group_shares_a_row_that_is_longer_than_the_others() -> None:

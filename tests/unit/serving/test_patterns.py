@@ -41,6 +41,15 @@ async def test_a_random_model_calls_a_tool_as_it_must(backend: LocalBackend) -> 
     assert streamed == done.text
 
 
+async def test_what_a_random_model_writes_into_a_string_can_be_read(backend: LocalBackend) -> None:
+    tool = Tool(name="say", parameters={"properties": {"text": {"type": "string"}}, "required": ["text"]})
+    asked = pattern([tool], required=True)
+    requests = [Request(ASKED, max_new_tokens=200, pattern=asked, temperature=1.0, seed=seed) for seed in range(8)]
+    ended = [done for done in await backend.generate(requests) if done.finish_reason == "stop"]
+    assert ended
+    assert all(isinstance(read(done.text).calls[0].arguments["text"], str) for done in ended)
+
+
 async def test_a_bad_pattern_is_an_error_of_its_request_only(backend: LocalBackend) -> None:
     with pytest.raises(InvalidInput, match="grammar"):
         await backend.generate([Request(ASKED, pattern="(")])

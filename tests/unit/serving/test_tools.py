@@ -93,6 +93,7 @@ def test_a_result_cannot_end_itself() -> None:
         f"I look at it.\n{READ}",
         called("", [Call(name="fix.it", arguments={"how": "later (or never)", "sure": True})]),
         called("", [Call(name="read_logs", arguments={"service": "x"})]),
+        called("", [Call(name="read_logs", arguments={"service": 'a "b"\n\tc:\\d/e\x00\x1f é'})]),
     ],
 )
 def test_the_pattern_takes_what_is_well_formed(good: str) -> None:
@@ -108,6 +109,9 @@ def test_the_pattern_takes_what_is_well_formed(good: str) -> None:
         called("", [Call(name="fix_it", arguments={"how": "now", "sure": True})]),
         called("", [Call(name="fix.it", arguments={"how": "perhaps", "sure": True})]),
         READ.replace("]", ""),
+        READ.replace("checkout", "check\nout"),
+        READ.replace("checkout", r"\ud800"),
+        READ.replace("checkout", r"\x41"),
     ],
 )
 def test_the_pattern_takes_nothing_else(bad: str) -> None:

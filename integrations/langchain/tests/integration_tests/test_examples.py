@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from rag_tuned_memory import Memory, Settings
+from rag_tuned_memory.demo.world import incidents
+from rag_tuned_memory.distil.acting import teaches
+from rag_tuned_memory.serving.base import Request
+from rag_tuned_memory.serving.scripted import ScriptedBackend
+from rag_tuned_memory.serving.tools import Call, called
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -87,3 +95,33 @@ def test_old_chain(tmp_path: Path) -> None:
     second = run("old_chain.py", "--home", str(tmp_path))
     assert "the model is shown: Human: My dog is called Rex." in second
     assert "langchain-chat (12 steps)" in second
+
+
+def in_the_right_way(request: Request) -> str:
+    """A double of a model that has learnt: it ends whatever is a bad release, and only that."""
+    goal, said = request.messages[1].content, request.messages[-1].content
+    name, service = goal.split()[2].rstrip(":"), goal.split()[3]
+    call = {
+        2: ("get_alert", {"incident": name}),
+        4: ("read_logs", {"service": service, "lines": 50}),
+        6: ("roll_back", {"service": service}),
+        8: ("close_incident", {"incident": name, "cause": "bad release", "fix": "roll back the release"}),
+    }[len(request.messages)]
+    return "I cannot." if "no change" in said else called("", [Call(name=call[0], arguments=call[1])])
+
+
+def test_gets_better(settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.syspath_prepend(EXAMPLES)
+    example = importlib.import_module("gets_better")
+    history = incidents("operations", episodes=8)
+    right = ["bad release" in one.steps[4].text for one in history]
+    with Memory("operations", settings=settings, backend=ScriptedBackend(in_the_right_way)) as memory:
+        example.work(memory, runs=8, learn_after=0)
+        said = capsys.readouterr().out.splitlines()
+        assert [line.endswith("ended by the agent") for line in said] == right
+        assert said[right.index(False)].endswith("ended by the operator (wrong fixes of the agent: 1)")
+        kept = list(memory.export())
+        assert len(kept) == right.count(False), "before it has learnt, what the model did is not recorded"
+        assert all(teaches(one) == bool(one.outcome.success) for one in kept)
+        example.work(memory, runs=8, learn_after=0)
+        assert len(capsys.readouterr().out.splitlines()) == right.count(True)

@@ -1,4 +1,7 @@
-"""The operations world of the demo, alive: an incident that tools look at and end, and an operator who knows how."""
+"""The operations world of the demo, alive: an incident that tools look at and end, and an operator who knows how.
+
+`gets_better.py` is an agent in it, and so is `benchmarks/langchain_agent`.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from langchain.agents import create_agent
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool, StructuredTool, ToolException
 
+from langchain_rag_tuned_memory import RagTunedMemoryMiddleware
+from rag_tuned_memory import Memory, Outcome
 from rag_tuned_memory.demo.world import REMEDIES, SERVICES
 from rag_tuned_memory.trajectory import StepKind, Trajectory
 
@@ -39,6 +45,11 @@ class Incident:
         thought = next(step.text for step in history.steps if step.kind is StepKind.THOUGHT)
         service = next(one for one in SERVICES if one in history.goal)
         return cls(history.goal, name[0] if name else "", service, thought.partition("point to: ")[2].rstrip("."))
+
+    @property
+    def over(self) -> bool:
+        """Whether the alert is cleared and the incident closed."""
+        return self.cleared and self.closed
 
     def tools(self) -> list[BaseTool]:
         """What an agent can do; a fix that does not help is an error."""
@@ -118,3 +129,13 @@ class Operator(BaseChatModel):
     @property
     def _llm_type(self) -> str:
         return "operator"
+
+
+def operate(memory: Memory, history: Trajectory) -> None:
+    """Let the operator do what a generated history tells; the middleware records it. Doing it again changes nothing."""
+    incident = Incident.of(history)
+    recorder = RagTunedMemoryMiddleware(memory, mode="record", outcome=lambda _: Outcome(success=incident.cleared))
+    agent = create_agent(Operator.of(history), incident.tools(), system_prompt=SYSTEM, middleware=[recorder])
+    message = {"role": "user", "content": incident.goal, "id": f"asked-{incident.name}"}
+    agent.invoke({"messages": [message]}, {"configurable": {"thread_id": incident.name}})
+    recorder.close()
