@@ -215,6 +215,8 @@ async def test_a_chat_without_a_question_goes_to_the_base(memory: Memory, adapte
 async def test_a_memory_that_fails_leaves_the_base_model(
     settings: Settings, backend: ScriptedBackend, caplog: pytest.LogCaptureFixture
 ) -> None:
+    pytest.importorskip("weaviate")
+    pytest.importorskip("snowballstemmer")
     down = settings.model_copy(update={"store": "weaviate://127.0.0.1:9?grpc=10&deadline=1"})
     with Memory("operations", settings=down, backend=backend) as memory, caplog.at_level(logging.WARNING):
         response = await RagTunedLLM(memory).achat(CHAT)

@@ -128,6 +128,8 @@ async def test_a_memory_that_fails_gives_nothing_and_a_warning(
 
 
 def test_a_store_that_is_down_gives_nothing(settings: Settings) -> None:
+    pytest.importorskip("weaviate")
+    pytest.importorskip("snowballstemmer")
     down = settings.model_copy(update={"store": "weaviate://127.0.0.1:9?grpc=10&deadline=1"})
     with Memory("alice", settings=down) as memory:
         assert RagTunedRetriever(memory).retrieve(ASKED) == []
