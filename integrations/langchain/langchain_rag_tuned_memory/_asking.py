@@ -10,8 +10,8 @@ from typing import Any
 from langchain_core.messages import BaseMessage, HumanMessage
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from langchain_rag_tuned_memory.conversation import last_question, turns
-from langchain_rag_tuned_memory.tool_calling import answer_pattern, may_call, served_tools
+from langchain_rag_tuned_memory._served_turns import last_question, turns
+from langchain_rag_tuned_memory._tool_calling import answer_pattern, may_call, served_tools
 from rag_tuned_memory.errors import InvalidInput
 from rag_tuned_memory.memory import Memory
 from rag_tuned_memory.routing.base import Routing

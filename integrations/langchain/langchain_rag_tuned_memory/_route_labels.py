@@ -7,7 +7,7 @@ from typing import Any
 
 from langchain_core.messages import BaseMessage
 
-from langchain_rag_tuned_memory.conversation import last_question
+from langchain_rag_tuned_memory._served_turns import last_question
 from rag_tuned_memory.errors import InvalidInput
 from rag_tuned_memory.routing.base import Route
 

@@ -11,7 +11,7 @@ from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 
-from langchain_rag_tuned_memory.tool_calling import calls_of
+from langchain_rag_tuned_memory._tool_calling import calls_of
 from rag_tuned_memory.errors import PromptTooLong
 from rag_tuned_memory.recall.recollection import Recollection
 from rag_tuned_memory.routing.base import Answer, Route, Routing

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from langchain_core.chat_history import BaseChatMessageHistory
 from langchain_core.messages import BaseMessage
 
-from langchain_rag_tuned_memory._conversation import SOURCE, goal_of, to_messages, to_steps
+from langchain_rag_tuned_memory._history_steps import SOURCE, goal_of, to_messages, to_steps
 from langchain_rag_tuned_memory._namespaces import asked_namespace, memory_of
 from rag_tuned_memory import AsyncMemory, Memories, Memory, Trajectory
 from rag_tuned_memory.errors import InvalidInput, TrajectoryNotFound

@@ -34,7 +34,7 @@ from langchain_rag_tuned_memory._telling import (
     generated,
     result,
 )
-from langchain_rag_tuned_memory.tool_calling import Bindable, Choice, answer_pattern, as_openai, served_tools
+from langchain_rag_tuned_memory._tool_calling import Bindable, Choice, answer_pattern, as_openai, served_tools
 from rag_tuned_memory.memory import Memories, Memory
 from rag_tuned_memory.recall.budget import estimate_tokens
 from rag_tuned_memory.routing.answering import AnswerChunk
