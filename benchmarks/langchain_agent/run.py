@@ -1,8 +1,9 @@
 """Does memory make a small model a better agent? Held-out incidents of the operations world, by way.
 
 ``run.py [--folder build/langchain_agent] [--incidents 20]``: an operator's 20 runs are recorded by the middleware of a
-LangChain agent, distilled into an adapter, and SmolLM2-135M-Instruct is then the agent: without memory, with recalled
-runs, with the adapter, with both, and as the memory decides. Each stage is kept in the folder and not done again.
+LangChain agent and distilled into an adapter. SmolLM2-135M-Instruct is then the agent: without memory, with recalled
+text, with recalled runs shown as turns, with the adapter, with adapter and text, and as the memory decides. Each stage
+is kept in the folder and not done again.
 Writes ``rows.jsonl`` and ``result.json`` beside this script.
 """
 
@@ -21,7 +22,7 @@ from langchain.agents import create_agent
 from langchain.agents.middleware import wrap_model_call
 from langgraph.errors import GraphRecursionError
 
-from langchain_rag_tuned_memory import ChatRagTuned, RagTunedMemoryMiddleware
+from langchain_rag_tuned_memory import ChatRagTuned, RagTunedDemonstrations, RagTunedMemoryMiddleware
 from rag_tuned_memory import Memory, Recipe, Settings
 from rag_tuned_memory.demo.world import incidents
 from rag_tuned_memory.evaluation.stamp import code_hash, machine, versions
@@ -42,6 +43,7 @@ class Way:
     """How the agent is helped. ``must_call``: it may not answer in words, which the base does at once."""
 
     recalls: bool = False
+    shown_runs: bool = False
     tuned: bool = False
     driver: bool = False
     must_call: bool = False
@@ -50,10 +52,10 @@ class Way:
 WAYS = {
     "no memory": Way(),
     "no memory, must call": Way(must_call=True),
-    "retrieval": Way(recalls=True),
-    "retrieval, must call": Way(recalls=True, must_call=True),
+    "recalled text": Way(recalls=True),
+    "recalled runs": Way(shown_runs=True),
     "adapter": Way(tuned=True),
-    "both": Way(recalls=True, tuned=True),
+    "adapter and recalled text": Way(recalls=True, tuned=True),
     "as the memory decides": Way(driver=True),
 }
 
@@ -104,6 +106,8 @@ def drive(memory: Memory, adapter: str, way: Way, incident: Incident) -> dict[st
     helpers: list[Any] = []
     if way.must_call:
         helpers.append(must_call)
+    if way.shown_runs:
+        helpers.append(RagTunedDemonstrations(memory, on_error="raise"))
     if way.recalls or way.driver:
         mode = "driver" if way.driver else "recall"
         helpers.append(RagTunedMemoryMiddleware(memory, mode=mode, record=False, on_error="raise", **RECALLED))

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from langchain_rag_tuned_memory.chat_history import RagTunedChatMessageHistory
     from langchain_rag_tuned_memory.chat_models import ChatRagTuned
     from langchain_rag_tuned_memory.decisions import RagTunedDecisionModel
+    from langchain_rag_tuned_memory.demonstrations import RagTunedDemonstrations
     from langchain_rag_tuned_memory.documents import format_documents
     from langchain_rag_tuned_memory.memory import RagTunedMemory
     from langchain_rag_tuned_memory.middleware import RagTunedMemoryMiddleware
@@ -23,6 +24,7 @@ _HOMES = {
     "ChatRagTuned": "chat_models",
     "RagTunedChatMessageHistory": "chat_history",
     "RagTunedDecisionModel": "decisions",
+    "RagTunedDemonstrations": "demonstrations",
     "RagTunedMemory": "memory",
     "RagTunedMemoryMiddleware": "middleware",
     "RagTunedRetriever": "retrievers",
@@ -37,6 +39,7 @@ __all__ = [
     "ChatRagTuned",
     "RagTunedChatMessageHistory",
     "RagTunedDecisionModel",
+    "RagTunedDemonstrations",
     "RagTunedMemory",
     "RagTunedMemoryMiddleware",
     "RagTunedRetriever",

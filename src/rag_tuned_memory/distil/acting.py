@@ -97,11 +97,9 @@ def tools_of(metadata: Mapping[str, Any]) -> tuple[Tool, ...]:
 
 def runs_of(trajectory: Trajectory, context: str = "") -> list[Run]:
     """A run as it was, and, where calls failed in it, as it should have been; ``context`` is recalled text."""
-    turns = list(turns_of(trajectory))
-    failed = {step.call_id for step in trajectory.steps if step.kind is StepKind.TOOL_RESULT and step.error}
-    versions = [turns]
-    if any(_calls_one_of(turn, failed) for turn in turns):
-        versions.append([turn for turn in turns if not _calls_one_of(turn, failed) and turn.call_id not in failed])
+    as_it_was, as_it_should_be = list(turns_of(trajectory)), turns_that_worked(trajectory)
+    versions = [as_it_was, as_it_should_be] if len(as_it_should_be) < len(as_it_was) else [as_it_was]
+    failed = _failed(trajectory)
     return [run for version in versions if (run := _run(trajectory, version, failed, context)).turns]
 
 
@@ -133,6 +131,13 @@ def turns_of(trajectory: Trajectory) -> Iterator[RecordedTurn]:
     yield from _own_turn(own)
 
 
+def turns_that_worked(trajectory: Trajectory) -> list[RecordedTurn]:
+    """The turns without those that made a call which failed, and without these calls' results."""
+    failed = _failed(trajectory)
+    turns = turns_of(trajectory)
+    return [turn for turn in turns if not _calls_one_of(turn, failed) and turn.call_id not in failed]
+
+
 def _own_turn(steps: Sequence[Step]) -> Iterator[RecordedTurn]:
     if not steps:
         return
@@ -156,6 +161,12 @@ def _run(trajectory: Trajectory, turns: Sequence[RecordedTurn], failed: set[str 
         if turn.role == "assistant" and not _calls_one_of(turn, failed)
     ]
     return Run(trajectory.id, tuple(learnt), beside=bool(context))
+
+
+def _failed(trajectory: Trajectory) -> set[str | None]:
+    """The ids of the calls that failed, as far as they have any."""
+    results = (step for step in trajectory.steps if step.kind is StepKind.TOOL_RESULT and step.error)
+    return {step.call_id for step in results if step.call_id is not None}
 
 
 def _calls_one_of(turn: RecordedTurn, failed: set[str | None]) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rag_tuned_memory.demo.world import incidents
-from rag_tuned_memory.distil.acting import Run, runs_of, teaches, turns_of
+from rag_tuned_memory.distil.acting import Run, runs_of, teaches, turns_of, turns_that_worked
 from rag_tuned_memory.distil.compose import Material, compose
 from rag_tuned_memory.distil.curriculum import Curriculum, Item
 from rag_tuned_memory.distil.labels import Episode, label_episodes
@@ -94,6 +94,11 @@ def test_a_call_that_failed_is_shown_and_not_learnt_and_then_left_out() -> None:
     assert cut in [message.content for message in as_it_was.turns[1].prompt]
     assert all("cut" not in message.content for message in as_it_should_be.turns[2].prompt[1:])
     assert as_it_should_be.turns[2].answer == "It is mended."
+
+
+def test_a_failure_without_an_id_takes_nothing_else_away() -> None:
+    nameless = run(ASKED, call("look", "1"), result("look", "1"), result("cut", "", error="worse") | {"call_id": None})
+    assert [turn.role for turn in turns_that_worked(nameless)] == ["user", "assistant", "tool", "tool"]
 
 
 def test_the_prompt_is_the_one_of_an_agent_with_what_is_recalled_last() -> None:

@@ -12,6 +12,7 @@ PUBLIC = [
     "ChatRagTuned",
     "RagTunedChatMessageHistory",
     "RagTunedDecisionModel",
+    "RagTunedDemonstrations",
     "RagTunedMemory",
     "RagTunedMemoryMiddleware",
     "RagTunedRetriever",
