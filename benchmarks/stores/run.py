@@ -48,6 +48,8 @@ AT_ONCE = 5
 SINGLE = 60
 """Episodes that are written one by one."""
 LIMIT = 50
+SETTLE = 45
+"""Seconds between writing and asking."""
 
 
 def main() -> None:
@@ -99,6 +101,7 @@ async def compare(given: argparse.Namespace, passages: int) -> dict[str, Any]:
                 "bare client": lambda text, vector: bridge.read(lambda: hybrid(collection, text, vector)),
                 "bare client, two queries": lambda text, vector: bridge.read(lambda: two(collection, text, vector)),
             }
+            await anyio.sleep(SETTLE)  # the server still works on what was written last
             times = await ask(asked, queries)
         for name, store in (("sqlite", sqlite), ("weaviate", server)):
             one_by_one = per_second(SINGLE * STEPS, await write_singly(store, history, identity))
