@@ -93,7 +93,8 @@ class RagTunedDemonstrations(AgentMiddleware[AgentState, Any, Any]):
         limits = {"k": _PASSAGES, "token_budget": _PASSAGE_TOKENS, "where": self._where}
         found: Recollection = yield Call("recall", {"query": query, **limits})
         names = {tool.name for tool in request.tools if not isinstance(tool, dict)}
-        said = {text_of(one) for one in request.messages if isinstance(one, HumanMessage)}
+        before = request.messages[: last_human(request.messages)]
+        said = {text_of(one) for one in before if isinstance(one, HumanMessage)}
         shown: list[Demonstration] = []
         left = self._token_budget
         for trajectory_id in dict.fromkeys(one.trajectory_id for one in found.results):
@@ -103,7 +104,7 @@ class RagTunedDemonstrations(AgentMiddleware[AgentState, Any, Any]):
                 continue
             run = _demonstration(trajectory, names)
             cost = sum(estimate_tokens([_written(one) for one in run]))
-            # what was said in this conversation already is a run of it
+            # an earlier turn of this conversation stands in it already
             if not run or cost > left or text_of(run[0]) in said:
                 continue
             shown.append(run)

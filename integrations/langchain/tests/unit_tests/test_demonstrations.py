@@ -89,10 +89,9 @@ async def test_a_run_is_shown_as_turns_before_the_conversation_and_recorded_nowh
         done("free db-1", call("drop", "1", host="db-1"), result("drop", "1", "ok")),
         done("free db-1", call("purge", "1", host="db-1")),
         done("free db-1"),
-        done("free db-2", call("purge", "1", host="db-2"), result("purge", "1", "ok")),
         done("free db-1", call("purge", "1", host="x" * 9000), result("purge", "1", "ok")),
     ],
-    ids=["failed", "unknown", "error", "other tools", "no result", "no call", "this conversation", "too long"],
+    ids=["failed", "unknown", "error", "other tools", "no result", "no call", "too long"],
 )
 async def test_what_is_no_example_is_not_shown(memory: Memory, flavour: Flavour, other: dict[str, Any]) -> None:
     memory.record(other)
@@ -100,6 +99,17 @@ async def test_what_is_no_example_is_not_shown(memory: Memory, flavour: Flavour,
     shows = RagTunedDemonstrations(memory, on_error="raise")
     await run(create_agent(model, [purge], middleware=[shows]), flavour, "free db-2")
     assert shown(model) == ["human: free db-2"]
+
+
+async def test_what_was_asked_before_is_shown_unless_it_is_a_turn_of_this_conversation(
+    memory: Memory, flavour: Flavour
+) -> None:
+    memory.record(FREED)
+    agent = create_agent(model := script("hm", "hm"), [purge], middleware=[RagTunedDemonstrations(memory)])
+    await run(agent, flavour, "free db-1")
+    assert len(shown(model)) == 5
+    await run(agent, flavour, {"messages": [("user", "free db-1"), ("ai", "Done."), ("user", "and db-2?")]})
+    assert len(shown(model, 1)) == 3
 
 
 async def test_what_a_tool_said_last_chooses_the_runs(memory: Memory, flavour: Flavour) -> None:
